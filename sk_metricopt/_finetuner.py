@@ -1,0 +1,460 @@
+"""MetricOptFinetuner: what scikit-learn sees."""
+
+from __future__ import annotations
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, _fit_context
+from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import check_scoring, get_scorer, get_scorer_names
+from sklearn.utils import Bunch, ClassifierTags, _safe_indexing, get_tags
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.metadata_routing import (
+    MetadataRouter,
+    MethodMapping,
+    _raise_for_params,
+    _routing_enabled,
+    process_routing,
+)
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import _check_method_params, check_is_fitted
+
+from sk_metricopt import _skorch, _validation
+from sk_metricopt._adapted import AdaptedNet
+from sk_metricopt._finetuning import N_FOLDS, Finetuning, FinetuningResult, Settings
+from sk_metricopt._observation import Likeness, ObservationEngine, ValidationRows
+from sk_metricopt._progress import progress_bar
+from sk_metricopt._random import draw_seed, preserved, seeded
+from sk_metricopt._resampling import stratified_folds
+from sk_metricopt.adapters import BaseAdapter, FiLMAdapter
+from sk_metricopt.exploration import BaseExploration, PortfolioExploration
+from sk_metricopt.exploration._trajectories import LabelledRows, Rows
+from sk_metricopt.value_functions import BaseValueFunction, BehaviourValueFunction
+
+logger = logging.getLogger("sk_metricopt")
+
+_PROBE_ROWS = 1500  # training rows the value function reads where it may not read validation rows
+
+
+def _estimator_has(attr):
+    """Whether the classifier that is wrapped, fitted or not, has `attr`."""
+
+    def check(self) -> bool:
+        estimator = getattr(self, "estimator_", self.estimator)
+        if isinstance(estimator, torch.nn.Module):
+            return attr == "predict_proba"
+        getattr(estimator, attr)
+        return True
+
+    return check
+
+
+class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
+    """Finetune a torch classifier towards any metric a scikit-learn scorer can compute.
+
+    (docstring to come)
+    """
+
+    _parameter_constraints: dict = {
+        "estimator": [HasMethods(["fit", "predict"]), torch.nn.Module],
+        "scoring": [StrOptions(set(get_scorer_names())), callable, None],
+        "adapter": [StrOptions({"film"}), BaseAdapter],
+        "adapter_targets": [StrOptions({"auto", "all"}), list],
+        "value_function": [StrOptions({"auto"}), BaseValueFunction],
+        "exploration": [StrOptions({"auto"}), BaseExploration],
+        "optimizer": [StrOptions({"adam", "sgd"}), type],
+        "lr": [Interval(Real, 0, None, closed="neither")],
+        "guidance_weight": [Interval(Real, 0, None, closed="left")],
+        "max_observations": [Interval(Integral, 1, None, closed="left")],
+        "observation_interval": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "use_validation_labels": ["boolean"],
+        "guard_z": [Interval(Real, 0, None, closed="left"), None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        estimator,
+        *,
+        scoring=None,
+        adapter="film",
+        adapter_targets="auto",
+        value_function="auto",
+        exploration="auto",
+        optimizer="adam",
+        lr=5e-3,
+        guidance_weight=1.0,
+        max_observations=150,
+        observation_interval="auto",
+        validation_fraction=0.2,
+        use_validation_labels=True,
+        guard_z=1.0,
+        random_state=None,
+        verbose=0,
+    ):
+        self.estimator = estimator
+        self.scoring = scoring
+        self.adapter = adapter
+        self.adapter_targets = adapter_targets
+        self.value_function = value_function
+        self.exploration = exploration
+        self.optimizer = optimizer
+        self.lr = lr
+        self.guidance_weight = guidance_weight
+        self.max_observations = max_observations
+        self.observation_interval = observation_interval
+        self.validation_fraction = validation_fraction
+        self.use_validation_labels = use_validation_labels
+        self.guard_z = guard_z
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # fit ----------------------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y, *, X_val=None, y_val=None, **params):
+        """Train the net where needed, then finetune it towards the metric.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+            Training rows: numbers, or integer indices for a module with embeddings.
+        y : array-like of shape (n_samples,)
+            Labels of any type.
+        X_val, y_val : array-like, default=None
+            Validation rows, on which the metric is observed. If None, a stratified share of
+            `validation_fraction` is split off `X` and `y`.
+        **params : dict
+            Metadata, routed to the net's `fit` and to the scorer (with
+            ``sklearn.set_config(enable_metadata_routing=True)``).
+
+        Returns
+        -------
+        self : MetricOptFinetuner
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the input cannot work; the message names the parameter and the next step.
+        """
+        _validation.check_one_metric(self.scoring)
+        _validation.check_val_pair(X_val, y_val)
+        _skorch.check_estimator_kind(self.estimator)
+        _skorch.check_not_trimmed(self.estimator)
+        seed = draw_seed(self.random_state)
+        with seeded(seed):
+            data = self._split(X, y, X_val, y_val, params, seed)
+            net = self._pretrained(data)
+            self._finetune(net, data, seed)
+        return self
+
+    def _split(self, X, y, X_val, y_val, params, seed) -> _Data:
+        """Check the input and return training and validation rows."""
+        scorer, routed = self._get_scorer(), self._route("fit", params)
+        self._dtype = np.int64 if _skorch.takes_integers(self.estimator) else np.float32
+        given = X
+        X, y = _validation.features_and_labels(self, X, y, self._dtype, reset=True)
+        _validation.check_encodable(y)
+        if X_val is None:
+            training, rows = _validation.stratified_split(y, self.validation_fraction, seed)
+            scorer_params = _check_method_params(X, routed.scorer.score, indices=rows)
+            fit_params = _check_method_params(X, routed.estimator.fit, indices=training)
+            shown = _safe_indexing(_validation.as_given(given, X), rows)
+            X, y, X_val, y_val = X[training], y[training], X[rows], y[rows]
+        else:
+            given = X_val
+            X_val, y_val = _validation.features_and_labels(
+                self, X_val, y_val, self._dtype, reset=False
+            )
+            scorer_params, fit_params = routed.scorer.score, routed.estimator.fit
+            _validation.check_validation_params(scorer_params, len(y_val))
+            shown = _validation.as_given(given, X_val)
+        observed = ValidationRows(shown, y_val, scorer_params)
+        return _Data(X, y, fit_params, X_val, observed, scorer)
+
+    def _get_scorer(self):
+        if self.scoring is None:
+            return get_scorer("accuracy")  # which is what a classifier's own score is
+        return check_scoring(self, scoring=self.scoring)
+
+    def _route(self, method: str, params: dict) -> Bunch:
+        if _routing_enabled():
+            return process_routing(self, method, **params)
+        _raise_for_params(params, self, method)
+        return Bunch(estimator=Bunch(fit={}), scorer=Bunch(score={}))
+
+    def _pretrained(self, data: _Data):
+        """Return the fitted net that finetuning starts from; set `classes_`."""
+        labels = np.unique(data.y)
+        if isinstance(self.estimator, FrozenEstimator):
+            net = _skorch.frozen_net(self.estimator)
+            self.classes_ = _validation.known_classes(labels, np.asarray(net.classes_))
+        elif isinstance(self.estimator, torch.nn.Module):
+            net = _skorch.net_around(self.estimator, data.X)
+            self.classes_ = _validation.known_classes(labels, np.asarray(net.classes_))
+        else:
+            _skorch.check_trainable(self.estimator, len(labels))
+            self.classes_ = labels
+            _validation.check_all_classes(data.observed.y, labels, "y_val")
+            y = _validation.encoded(data.y, labels, "y")
+            net = _skorch.trained_net(self.estimator, data.X, y, data.fit_params)
+        _validation.check_all_classes(data.observed.y, self.classes_, "y_val")
+        return net
+
+    def _finetune(self, net, data: _Data, seed: int) -> None:
+        bridge = _skorch.NetBridge(net)
+        bridge.check_output(data.X, len(self.classes_))
+        self.estimator_, self.scorer_ = net, data.scorer
+        adapter = FiLMAdapter() if self.adapter == "film" else self.adapter
+        adapted = AdaptedNet(bridge, adapter, self.adapter_targets, data.X[:64])
+
+        def model_at(phi: torch.Tensor) -> MetricOptFinetuner:
+            model = copy.copy(self)
+            model.estimator_ = bridge.with_module(adapted.fold(phi))
+            return model
+
+        settings = self._settings()
+        rows, judged = self._labelled_rows(adapted, data, seed)
+        likeness = Likeness(copy.copy(self))
+        with progress_bar(self.verbose, self.max_observations) as tick:
+            engine = ObservationEngine(
+                data.scorer, data.observed, likeness, self.max_observations, tick
+            )
+            result = Finetuning(adapted, rows, judged, engine, settings, model_at, seed).run()
+        if result.improved:
+            self.estimator_ = bridge.with_module(adapted.fold(result.adapter_params))
+        self._set_results(result, engine, settings)
+
+    def _settings(self) -> Settings:
+        make_optimizer = _validation.optimizer_class(self.optimizer)
+        named = (
+            BehaviourValueFunction() if self.value_function == "auto" else self.value_function,
+            PortfolioExploration() if self.exploration == "auto" else self.exploration,
+        )
+        value_function, exploration = copy.deepcopy(named)
+        interval = None if self.observation_interval == "auto" else self.observation_interval
+        return Settings(
+            value_function=value_function,
+            exploration=exploration,
+            make_optimizer=make_optimizer,
+            lr=self.lr,
+            guidance_weight=self.guidance_weight,
+            observation_interval=interval,
+            use_validation_labels=self.use_validation_labels,
+            guard_z=self.guard_z,
+        )
+
+    def _labelled_rows(
+        self, adapted: AdaptedNet, data: _Data, seed: int
+    ) -> tuple[LabelledRows, LabelledRows]:
+        """Rows that gradients come from, and rows that candidates are observed on."""
+        n_classes, device = len(self.classes_), adapted.device
+
+        def rows_of(X, y) -> Rows:
+            codes = _validation.encoded(y, self.classes_, "y")
+            return Rows(adapted.encode(X), torch.as_tensor(codes, device=device))
+
+        training = rows_of(data.X, data.y)
+        validation = rows_of(data.X_val, data.observed.y)
+        rng = np.random.RandomState(seed)
+        if self.use_validation_labels:
+            fold = stratified_folds(validation.y.cpu().numpy(), N_FOLDS, rng)
+            folds = [torch.as_tensor(np.flatnonzero(fold == k)) for k in range(N_FOLDS)]
+            rows = LabelledRows(training, validation, [f.to(device) for f in folds], n_classes)
+            return rows, rows
+        some = torch.as_tensor(rng.permutation(len(training))[:_PROBE_ROWS], device=device)
+        rows = LabelledRows(training, training.take(some), [], n_classes)
+        return rows, LabelledRows(training, validation, [], n_classes)
+
+    def _set_results(
+        self, result: FinetuningResult, engine: ObservationEngine, settings: Settings
+    ) -> None:
+        self.adapter_params_ = result.adapter_params.cpu().numpy()
+        self.value_function_ = settings.value_function
+        self.initial_score_ = result.initial_score
+        self.best_score_ = result.best_score
+        self.score_gain_ = result.gain
+        self.score_gain_se_ = result.gain_se
+        self.improved_ = result.improved
+        self.verdict_ = result.verdict
+        self.n_observations_ = len(engine.observations)
+        self.n_scorer_calls_ = engine.n_scorer_calls
+        self.observations_ = engine.record()
+        self.history_ = self.estimator_.history
+        if self.verbose:
+            logger.info(result.verdict)
+
+    # predict ------------------------------------------------------------------------------------
+
+    def _net_proba(self, X) -> np.ndarray:
+        check_is_fitted(self)
+        X = _validation.features(self, X, self._dtype)
+        with preserved():
+            return self.estimator_.predict_proba(X)
+
+    @available_if(_estimator_has("predict"))
+    def predict(self, X):
+        """Predict class labels.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        proba = self._net_proba(X)
+        return self.classes_[_skorch.NetBridge(self.estimator_).decide(proba)]
+
+    @available_if(_estimator_has("predict_proba"))
+    def predict_proba(self, X):
+        """Predict class probabilities.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Columns in the order of `classes_`.
+        """
+        proba = self._net_proba(X).astype(np.float64)
+        return proba / proba.sum(axis=1, keepdims=True)
+
+    @available_if(_estimator_has("decision_function"))
+    def decision_function(self, X):
+        """Return the net's own decision function, where it has one.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+
+        Returns
+        -------
+        ndarray
+        """
+        return self._delegated("decision_function", X)
+
+    @available_if(_estimator_has("transform"))
+    def transform(self, X):
+        """Return the net's own transform of `X`, where it has one.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+
+        Returns
+        -------
+        ndarray
+        """
+        return self._delegated("transform", X)
+
+    def _delegated(self, method: str, X):
+        check_is_fitted(self)
+        X = _validation.features(self, X, self._dtype)
+        with preserved():
+            return getattr(self.estimator_, method)(X)
+
+    def score(self, X, y, **params):
+        """Return the score of the metric the estimator was finetuned towards.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+        y : array-like of shape (n_samples,)
+        **params : dict
+            Metadata, routed to the scorer.
+
+        Returns
+        -------
+        float
+            Greater is better.
+        """
+        check_is_fitted(self)
+        routed = self._route("score", params)
+        return self.scorer_(self, X, y, **routed.scorer.score)
+
+    def export_onnx(self, path, X=None, **options):
+        """Write the finetuned net as one ONNX file that decides the same.
+
+        Parameters
+        ----------
+        path : str or path-like
+            File to write.
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+            Rows on which labels and probabilities of the file are compared with this
+            estimator's before it is written.
+        **options : dict
+            Passed to `sk_metricopt.export.to_onnx`.
+
+        Returns
+        -------
+        onnx.ModelProto
+        """
+        from sk_metricopt.export import to_onnx
+
+        check_is_fitted(self)
+        return to_onnx(self, X, path, **options)
+
+    # scikit-learn -------------------------------------------------------------------------------
+
+    def get_metadata_routing(self):
+        """Return which metadata goes to the net and which to the scorer.
+
+        Returns
+        -------
+        sklearn.utils.metadata_routing.MetadataRouter
+        """
+        router = MetadataRouter(owner=self).add_self_request(self)
+        if hasattr(self.estimator, "get_metadata_routing"):
+            router.add(
+                estimator=self.estimator,
+                method_mapping=MethodMapping().add(caller="fit", callee="fit"),
+            )
+        return router.add(
+            scorer=self._get_scorer(),
+            method_mapping=MethodMapping()
+            .add(caller="fit", callee="score")
+            .add(caller="score", callee="score"),
+        )
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.estimator_type = "classifier"
+        tags.classifier_tags = ClassifierTags()
+        tags.target_tags.required = True
+        if isinstance(self.estimator, torch.nn.Module):
+            return tags
+        wrapped = get_tags(self.estimator)
+        tags.estimator_type = wrapped.estimator_type
+        tags.classifier_tags = copy.copy(wrapped.classifier_tags)
+        tags.regressor_tags = copy.copy(wrapped.regressor_tags)
+        tags.target_tags.required = wrapped.target_tags.required
+        tags.input_tags = copy.copy(wrapped.input_tags)
+        if tags.classifier_tags is not None and _skorch.is_binary(self.estimator):
+            tags.classifier_tags.multi_class = False
+        return tags
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Checked input: training rows, validation rows, and what goes with them."""
+
+    X: np.ndarray
+    y: np.ndarray
+    fit_params: dict
+    X_val: np.ndarray
+    observed: ValidationRows
+    scorer: Callable

@@ -1,0 +1,44 @@
+"""Randomness: one integer seed in, every global stream left where it was."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+
+
+def draw_seed(random_state) -> int:
+    """Return an integer seed drawn from `random_state`, as scikit-learn understands it."""
+    return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Seed the global streams of Python, numpy and torch, and put them back afterwards.
+
+    skorch and user code draw from the global streams, so the same seed gives the same result
+    only when these are seeded; nobody else may notice.
+    """
+    device = torch.device(device)
+    devices = [device.index or 0] if device.type == "cuda" else []
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+@contextmanager
+def preserved() -> Iterator[None]:
+    """Put torch's global stream back afterwards: loading data draws from it."""
+    with torch.random.fork_rng(devices=[]):
+        yield

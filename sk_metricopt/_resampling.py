@@ -1,0 +1,28 @@
+"""Stratified folds and bootstraps of the validation rows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def stratified_folds(y: np.ndarray, n_folds: int, rng: np.random.RandomState) -> np.ndarray:
+    """Return the fold of each row, every class spread as evenly as it goes."""
+    folds = np.empty(len(y), dtype=np.intp)
+    for label in np.unique(y):
+        rows = rng.permutation(np.flatnonzero(y == label))
+        folds[rows] = (np.arange(len(rows)) + rng.randint(n_folds)) % n_folds
+    return folds
+
+
+def stratified_bootstraps(y: np.ndarray, n: int, rng: np.random.RandomState) -> list[np.ndarray]:
+    """Return `n` bootstraps as sorted row indices; each keeps the class counts of `y`."""
+    classes = [np.flatnonzero(y == label) for label in np.unique(y)]
+    return [
+        np.sort(np.concatenate([rng.choice(rows, len(rows)) for rows in classes]))
+        for _ in range(n)
+    ]
+
+
+def out_of_bag(bootstrap: np.ndarray, n_rows: int) -> np.ndarray:
+    """Return the rows that `bootstrap` left out."""
+    return np.setdiff1d(np.arange(n_rows), bootstrap, assume_unique=False)

@@ -1,0 +1,275 @@
+"""The bridge to skorch: the only room that knows what a net looks like inside."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from torch import Tensor, nn
+
+_TINY = 1e-12  # probabilities below this have the log-score of this
+
+
+class NetBridge:
+    """What the engine needs of a fitted skorch classifier net.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNetClassifier or skorch.NeuralNetBinaryClassifier
+        A fitted net; it is read, never written.
+    """
+
+    def __init__(self, net: NeuralNetClassifier):
+        self.net = net
+        self.module: nn.Module = net.module_
+        self.binary = isinstance(net, NeuralNetBinaryClassifier)
+        self._nonlinearity = net._get_predict_nonlinearity()
+        self._head = self._infer_head()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the net computes."""
+        parameter = next(self.module.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device
+
+    def _infer_head(self) -> str:
+        """Return whether the module's outputs are logits, one logit, or need the nonlinearity."""
+        criterion = getattr(self.net.criterion_, "_orig_mod", self.net.criterion_)
+        if self.net.predict_nonlinearity == "auto":
+            if isinstance(criterion, nn.CrossEntropyLoss):
+                return "logits"
+            if isinstance(criterion, nn.BCEWithLogitsLoss):
+                return "logit"
+        return "probabilities"
+
+    def tensor(self, X: np.ndarray) -> Tensor:
+        """Return `X` as a tensor on the net's device."""
+        return torch.as_tensor(X).to(self.device)
+
+    def scores(self, output: Any) -> Tensor:
+        """Return log-scores (n, K) whose softmax is the net's ``predict_proba``."""
+        output = output[0] if isinstance(output, tuple) else output
+        if self._head == "logits":
+            return output
+        if self._head == "logit":
+            logit = output.reshape(len(output))
+            return torch.stack([torch.zeros_like(logit), logit], dim=1)
+        return self._nonlinearity(output).clamp_min(_TINY).log()
+
+    def decide(self, proba: Tensor | np.ndarray) -> Tensor | np.ndarray:
+        """Return the index of the class that the net would predict."""
+        if self.binary:
+            decided = proba[..., 1] > self.net.threshold
+            return decided.astype(np.intp) if isinstance(decided, np.ndarray) else decided.long()
+        return proba.argmax(-1)
+
+    def check_output(self, X: np.ndarray, n_classes: int) -> None:
+        """Raise ValueError unless the net gives one probability per class for a few rows."""
+        with torch.no_grad(), evaluating(self.module):
+            output = self.module(self.tensor(X[:8]))
+        output = output[0] if isinstance(output, tuple) else output
+        proba = self._nonlinearity(output)
+        criterion = type(self.net.criterion_).__name__
+        if proba.dim() != 2 or proba.shape[1] != n_classes:
+            raise ValueError(
+                f"The 'estimator' parameter of MetricOptFinetuner must be a net with one output "
+                f"per class. Got outputs of shape {tuple(proba.shape)} for {n_classes} classes. "
+                f"Change the module's last layer (NeuralNetBinaryClassifier: one output)."
+            )
+        if not torch.isfinite(proba).all():
+            raise ValueError(
+                "The 'estimator' parameter of MetricOptFinetuner must be a net with finite "
+                "outputs. Got NaN or infinity: training diverged. Lower its learning rate or "
+                "scale X."
+            )
+        sums = proba.sum(1)
+        if (proba < 0).any() or not torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+            raise ValueError(
+                f"The 'estimator' parameter of MetricOptFinetuner must be a net whose "
+                f"predict_proba gives probabilities. Got rows that sum to {sums[0].item():.3g} "
+                f"with criterion {criterion}. Use criterion=torch.nn.CrossEntropyLoss for a "
+                f"module that returns logits, or end the module in a softmax."
+            )
+
+    def with_module(self, module: nn.Module) -> NeuralNetClassifier:
+        """Return a copy of the net around `module`, whose weights it takes."""
+        net = copy_net(self.net)
+        _adopt(net.module_, module)
+        return net
+
+
+class evaluating:
+    """Context in which a module is in eval mode; every submodule's own mode comes back."""
+
+    def __init__(self, module: nn.Module):
+        self._modes = [(m, m.training) for m in module.modules()]
+        self._module = module
+
+    def __enter__(self) -> None:
+        self._module.eval()
+
+    def __exit__(self, *exc) -> None:
+        for module, mode in self._modes:
+            module.training = mode
+
+
+def check_estimator_kind(estimator) -> None:
+    """Raise TypeError unless `estimator` is a skorch classifier net, frozen net or module."""
+    inner = estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
+    if isinstance(inner, nn.Module) and inner is estimator:
+        return
+    if isinstance(inner, NeuralNetClassifier | NeuralNetBinaryClassifier):
+        return
+    raise TypeError(
+        "The 'estimator' parameter of MetricOptFinetuner must be a skorch NeuralNetClassifier or "
+        "NeuralNetBinaryClassifier, a FrozenEstimator around a fitted one, or a torch.nn.Module. "
+        f"Got {inner!r:.200} instead. Wrap a module as NeuralNetClassifier(module, "
+        "criterion=torch.nn.CrossEntropyLoss); put preprocessing steps before the finetuner in a "
+        "Pipeline."
+    )
+
+
+def frozen_net(estimator: FrozenEstimator) -> NeuralNetClassifier:
+    """Return a private copy of the fitted net inside `estimator`."""
+    net = estimator.estimator
+    fitted = getattr(net, "initialized_", False) and hasattr(net, "classes_")
+    if not fitted:
+        raise ValueError(
+            "The 'estimator' parameter of MetricOptFinetuner must be a fitted net inside "
+            "FrozenEstimator. Got a net that was never fitted. Call net.fit first (a net whose "
+            "weights came through load_params also needs classes=[...]), or pass the net without "
+            "FrozenEstimator to have it trained."
+        )
+    return copy_net(net)
+
+
+def net_around(module: nn.Module, X: np.ndarray, device: str = "cpu") -> NeuralNetClassifier:
+    """Return an initialised net around a pre-trained module; the head is read off its outputs."""
+    module = copy.deepcopy(module)
+    with torch.no_grad(), evaluating(module):
+        output = module(torch.as_tensor(X[:8]))
+    output = output[0] if isinstance(output, tuple) else output
+    if output.dim() == 1 or output.shape[1] == 1:
+        return NeuralNetBinaryClassifier(module, train_split=None).initialize()
+    sums = output.sum(1)
+    is_proba = bool((output >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
+    criterion = nn.NLLLoss if is_proba else nn.CrossEntropyLoss
+    classes = list(range(output.shape[1]))
+    return NeuralNetClassifier(
+        module, criterion=criterion, classes=classes, train_split=None
+    ).initialize()
+
+
+def check_not_trimmed(estimator) -> None:
+    """Raise ValueError for a net that `trim_for_prediction` left without optimizer."""
+    net = estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
+    if getattr(net, "_trimmed_for_prediction", False):
+        raise ValueError(
+            "The 'estimator' parameter of MetricOptFinetuner must be a net that can be trained. "
+            "Got one that trim_for_prediction left without optimizer and criterion. Pass the net "
+            "as it was before that call."
+        )
+
+
+def check_trainable(net: NeuralNetClassifier, n_classes: int) -> None:
+    """Raise ValueError for a binary net and many classes; warn where weights are reused."""
+    if isinstance(net, NeuralNetBinaryClassifier) and n_classes > 2:
+        raise ValueError(
+            "Only binary classification is supported by NeuralNetBinaryClassifier. The "
+            "'estimator' parameter of MetricOptFinetuner must be a NeuralNetClassifier for "
+            f"{n_classes} classes."
+        )
+    if isinstance(net.module, nn.Module):
+        warnings.warn(
+            "The net's module is an instance: training goes on from a copy of its present "
+            "weights. Give the net the module's class to start afresh, or wrap a fitted net in "
+            "FrozenEstimator to keep it as it is.",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def trained_net(net: NeuralNetClassifier, X, y: np.ndarray, params: dict) -> NeuralNetClassifier:
+    """Return a clone of `net` fitted on encoded labels `y`."""
+    return clone(net).fit(X, net_labels(net, y), **params)
+
+
+def net_labels(net: NeuralNetClassifier, y: np.ndarray) -> np.ndarray:
+    """Return encoded labels in the dtype that the net's criterion wants."""
+    return y.astype(np.float32 if isinstance(net, NeuralNetBinaryClassifier) else np.int64)
+
+
+def is_binary(estimator) -> bool:
+    """Whether the net has one output and so two classes."""
+    net = estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
+    return isinstance(net, NeuralNetBinaryClassifier)
+
+
+def takes_integers(estimator) -> bool:
+    """Whether integer input is meant as indices, because the module looks them up."""
+    module = _module_of(estimator)
+    return module is not None and any(
+        isinstance(m, nn.Embedding | nn.EmbeddingBag) for m in module.modules()
+    )
+
+
+def _module_of(estimator) -> nn.Module | None:
+    if isinstance(estimator, nn.Module):
+        return estimator
+    net = estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
+    if getattr(net, "initialized_", False):
+        return net.module_
+    if isinstance(net.module, nn.Module):
+        return net.module
+    try:
+        return clone(net).initialize().module_
+    except TypeError:  # module arguments that a callback sets when training begins
+        return None
+
+
+def copy_net(net: NeuralNetClassifier) -> NeuralNetClassifier:
+    """Return a deep copy of `net`, or say why it cannot be copied."""
+    try:
+        return copy.deepcopy(net)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise TypeError(
+            "The 'estimator' parameter of MetricOptFinetuner must be a net that can be copied. "
+            f"Copying it failed: {error}. Define the module, its hooks and the callbacks at the "
+            "top level of a file, not inside a function and not as a lambda."
+        ) from error
+
+
+def _adopt(target: nn.Module, source: nn.Module) -> None:
+    """Give `target` the weights of `source`, in place where it has them.
+
+    In place, because the net's optimizer holds the parameters; a bias that did not exist before
+    is registered. Weights shared between layers are separated where the source separates them.
+    """
+    shared = _shared_parameters(target)
+    sources = dict(source.named_modules())
+    for name, module in target.named_modules():
+        for key, value in sources[name]._parameters.items():
+            own = module._parameters.get(key)
+            if value is None:
+                continue
+            if own is None or id(own) in shared:
+                module.register_parameter(key, nn.Parameter(value.detach().clone()))
+            else:
+                own.data.copy_(value.detach())
+
+
+def _shared_parameters(module: nn.Module) -> set[int]:
+    seen: set[int] = set()
+    shared: set[int] = set()
+    for part in module.modules():
+        for parameter in part._parameters.values():
+            if parameter is not None:
+                (shared if id(parameter) in seen else seen).add(id(parameter))
+    return shared

@@ -1,0 +1,183 @@
+"""Checks of what the user passed, with errors that name the parameter and the next step."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import torch
+from sklearn.model_selection import StratifiedShuffleSplit
+from sklearn.utils import check_array, check_X_y
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import validate_data
+
+_CALLER = "MetricOptFinetuner"
+
+
+def check_one_metric(scoring) -> None:
+    """Raise TypeError if `scoring` names several metrics."""
+    if isinstance(scoring, dict | list | tuple | set):
+        raise TypeError(
+            f"The 'scoring' parameter of {_CALLER} must be one metric: a str, a scorer or a "
+            f"callable. Got a {type(scoring).__name__} instead. Finetune towards one of them, or "
+            "combine them in a callable scorer(estimator, X, y) that returns one number."
+        )
+
+
+def features_and_labels(estimator, X, y, dtype, reset: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return `X` as an array of `dtype` and `y` as labels, checked as scikit-learn does."""
+    X, y = as_array(X), as_array(y)
+    if np.ndim(X) <= 2:
+        return validate_data(estimator, X, y, dtype=dtype, reset=reset)
+    X, y = check_X_y(X, y, dtype=dtype, allow_nd=True, estimator=estimator)
+    _check_sample_shape(estimator, X, reset)
+    return X, y
+
+
+def features(estimator, X, dtype) -> np.ndarray:
+    """Return `X` as an array of `dtype`, of the shape `fit` saw."""
+    X = as_array(X)
+    if np.ndim(X) <= 2 and not hasattr(estimator, "_sample_shape"):
+        return validate_data(estimator, X, dtype=dtype, reset=False)
+    X = check_array(X, dtype=dtype, allow_nd=True, ensure_2d=False, estimator=estimator)
+    _check_sample_shape(estimator, X, reset=False)
+    return X
+
+
+def _check_sample_shape(estimator, X: np.ndarray, reset: bool) -> None:
+    """Images and sequences: scikit-learn's feature count would be their first axis."""
+    if reset:
+        estimator._sample_shape = X.shape[1:]
+    expected = getattr(estimator, "_sample_shape", None)
+    if X.shape[1:] != expected:
+        raise ValueError(
+            f"The 'X' parameter of {_CALLER} must have samples of the shape seen in fit, "
+            f"{expected}. Got {X.shape[1:]} instead. Reshape X."
+        )
+
+
+def known_classes(labels: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return the labels behind the outputs of a fitted net that knows `known`."""
+    if labels.dtype.kind == known.dtype.kind and np.isin(labels, known).all():
+        return known
+    if labels.dtype.kind in "iub" and known.dtype.kind in "iub" and np.isin(labels, known).all():
+        return known
+    if len(labels) == len(known):
+        return labels
+    raise ValueError(
+        f"The 'y' parameter of {_CALLER}.fit must hold the classes of the fitted net, "
+        f"{known.tolist()!r}, or as many in the same order. Got {labels.tolist()!r}. Encode y as "
+        "it was when the net was trained."
+    )
+
+
+def check_validation_params(params: dict, n_rows: int) -> None:
+    """Raise ValueError unless metadata for the scorer goes with the rows of X_val."""
+    for name, value in params.items():
+        if hasattr(value, "__len__") and not isinstance(value, str) and len(value) != n_rows:
+            raise ValueError(
+                f"The {name!r} parameter of {_CALLER}.fit must have one entry per row of X_val, "
+                f"{n_rows}, since the scorer asks for it. Got {len(value)}. Pass it for X_val, or "
+                "leave X_val out to have both split alike."
+            )
+
+
+def check_encodable(y: np.ndarray) -> None:
+    """Raise ValueError unless `y` holds the labels of a classification of two classes or more."""
+    check_classification_targets(y)
+    classes, counts = np.unique(y, return_counts=True)
+    if len(classes) < 2:
+        raise ValueError(
+            f"The 'y' parameter of {_CALLER}.fit must hold at least 2 classes. "
+            f"Got one class: {classes[:1].tolist()!r}. Pass rows of every class."
+        )
+
+
+def encoded(y: np.ndarray, classes: np.ndarray, name: str) -> np.ndarray:
+    """Return the index of each label in `classes`."""
+    unknown = np.setdiff1d(y, classes)
+    if len(unknown):
+        raise ValueError(
+            f"The {name!r} parameter of {_CALLER}.fit must hold labels the estimator knows, "
+            f"{classes.tolist()!r}. Got {unknown[:5].tolist()!r} besides. Drop these rows, or "
+            "train the estimator on rows of these classes too."
+        )
+    return np.searchsorted(classes, y)
+
+
+def check_all_classes(y: np.ndarray, classes: np.ndarray, name: str) -> None:
+    """Raise ValueError if a class of the estimator is absent from the validation labels."""
+    absent = np.setdiff1d(classes, y)
+    if len(absent):
+        raise ValueError(
+            f"The {name!r} parameter of {_CALLER}.fit must hold every class. Got no row of "
+            f"{absent[:5].tolist()!r}. Add rows of these classes to the validation set, or leave "
+            "X_val and y_val out to have a stratified one split off."
+        )
+
+
+def check_val_pair(X_val, y_val) -> None:
+    """Raise ValueError unless both or neither of the validation inputs are given."""
+    if (X_val is None) != (y_val is None):
+        given, missing = ("X_val", "y_val") if y_val is None else ("y_val", "X_val")
+        raise ValueError(
+            f"The {missing!r} parameter of {_CALLER}.fit must be given together with {given!r}. "
+            f"Got {given!r} alone. Pass both, or neither to have a validation set split off."
+        )
+
+
+def stratified_split(
+    y: np.ndarray, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return training and validation rows, every class in both."""
+    classes, counts = np.unique(y, return_counts=True)
+    if counts.min() < 2:
+        lone = classes[counts < 2]
+        raise ValueError(
+            f"The 'y' parameter of {_CALLER}.fit must hold at least 2 rows of every class, one to "
+            f"train on and one to observe the metric on. Got one row of {lone[:5].tolist()!r}. "
+            "Add rows of these classes or drop them."
+        )
+    n_validation = max(int(np.ceil(fraction * len(y))), len(classes))
+    n_validation = min(n_validation, len(y) - len(classes))
+    splitter = StratifiedShuffleSplit(1, test_size=n_validation, random_state=seed)
+    training, validation = next(splitter.split(np.zeros(len(y)), y))
+    return _with_every_class(y, np.sort(training), np.sort(validation))
+
+
+def _with_every_class(y, training, validation):
+    """Move one row of each class that stratification rounded away."""
+    for label in np.setdiff1d(y, y[validation]):
+        row = training[np.flatnonzero(y[training] == label)[0]]
+        training, validation = np.setdiff1d(training, row), np.append(validation, row)
+    for label in np.setdiff1d(y, y[training]):
+        row = validation[np.flatnonzero(y[validation] == label)[0]]
+        validation, training = np.setdiff1d(validation, row), np.append(training, row)
+    return np.sort(training), np.sort(validation)
+
+
+def as_array(X):
+    """Return tensors as arrays on the CPU; anything else as it came."""
+    return X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else X
+
+
+def as_given(given, checked: np.ndarray):
+    """Return what the user passed where rows can be taken from it, else the checked array."""
+    given = as_array(given)
+    return given if hasattr(given, "shape") else checked
+
+
+def optimizer_class(optimizer) -> type[torch.optim.Optimizer]:
+    """Return the torch optimizer class behind the 'optimizer' parameter."""
+    named = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+    if isinstance(optimizer, str):
+        return named[optimizer]
+    steps_with_closure = "closure" in inspect.signature(optimizer.step).parameters and (
+        inspect.signature(optimizer.step).parameters["closure"].default is inspect.Parameter.empty
+    )
+    if steps_with_closure:
+        raise ValueError(
+            f"The 'optimizer' parameter of {_CALLER} must be an optimizer that steps without a "
+            f"closure. Got {optimizer.__name__}. Use 'adam', 'sgd' or another first-order one."
+        )
+    return optimizer

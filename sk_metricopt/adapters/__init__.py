@@ -1,0 +1,6 @@
+"""Adapters: compact parameters φ that change what a frozen backbone computes."""
+
+from sk_metricopt.adapters._base import BaseAdapter
+from sk_metricopt.adapters._film import FiLMAdapter
+
+__all__ = ["BaseAdapter", "FiLMAdapter"]

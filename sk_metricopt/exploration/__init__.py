@@ -1,0 +1,6 @@
+"""Exploration: the trajectories along which the first metric observations are made."""
+
+from sk_metricopt.exploration._base import BaseExploration, Recipe
+from sk_metricopt.exploration._portfolio import PortfolioExploration
+
+__all__ = ["BaseExploration", "PortfolioExploration", "Recipe"]

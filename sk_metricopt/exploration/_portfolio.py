@@ -1,0 +1,55 @@
+"""The default exploration: a portfolio of criteria."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sk_metricopt.exploration._base import BaseExploration, Recipe
+
+_LABELLED = ((0.5, 0.0), (0.5, 0.5), (0.5, 1.0), (1.0, 0.0))
+_OPAQUE = ((0.0, 0.0), (0.0, 1.0), (0.0, 0.5))
+
+
+class PortfolioExploration(BaseExploration):
+    """Long trajectories that differ in rows and class weights.
+
+    With validation labels: half training and half validation rows, from natural to balanced class
+    weights, and validation rows alone (which wins where training labels are noisy). Without:
+    training rows, natural to balanced, and random class weights.
+
+    Parameters
+    ----------
+    n_random : int, default=5
+        Trajectories with random class weights where validation labels may not be used.
+    spread : float, default=0.5
+        Standard deviation of their log class weights.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sk_metricopt.exploration import PortfolioExploration
+    >>> rng = np.random.RandomState(0)
+    >>> [r.balance for r in PortfolioExploration().recipes(3, True, 100, rng)]
+    [0.0, 0.5, 1.0, 0.0]
+    """
+
+    def __init__(self, n_random: int = 5, spread: float = 0.5):
+        self.n_random = n_random
+        self.spread = spread
+
+    def recipes(
+        self,
+        n_classes: int,
+        use_validation_labels: bool,
+        max_observations: int,
+        rng: np.random.RandomState,
+    ) -> list[Recipe]:
+        """Return the recipe of each trajectory."""
+        if use_validation_labels:
+            recipes = [Recipe(share, balance) for share, balance in _LABELLED]
+        else:
+            recipes = [Recipe(share, balance) for share, balance in _OPAQUE]
+            for _ in range(self.n_random):
+                factors = np.exp(self.spread * rng.standard_normal(n_classes))
+                recipes.append(Recipe(0.0, float(rng.uniform()), tuple(factors)))
+        return recipes[: max(1, max_observations // 2)]

@@ -1,0 +1,114 @@
+"""What a file says about where it came from: string properties, read back without this library."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+PREFIX = "sk_metricopt."
+SCHEMA = "1"
+_PACKAGES = ("sk_metricopt", "torch", "skorch", "scikit-learn", "onnx")
+
+
+def model_properties(
+    estimator,
+    classes: np.ndarray,
+    *,
+    labels: str,
+    threshold: float | None,
+    input_shape: tuple[int, ...],
+) -> dict[str, str]:
+    """Return what a file says of itself; strings stay as they are, the rest becomes JSON."""
+    found = {
+        "schema": SCHEMA,
+        "classes": [c if isinstance(c, int | str) else str(c) for c in classes.tolist()],
+        "classes_dtype": str(classes.dtype),
+        "labels": labels,
+        "threshold": threshold,
+        "n_features": _n_features(estimator, input_shape),
+        "input_shape": list(input_shape),
+        "feature_names": getattr(estimator, "feature_names_in_", None),
+        "versions": _versions(),
+        "scorer": _scorer_name(estimator),
+        "score_before": _finite(getattr(estimator, "initial_score_", None)),
+        "score_after": _finite(getattr(estimator, "best_score_", None)),
+        "improved": getattr(estimator, "improved_", None),
+    }
+    return {PREFIX + key: _text(value) for key, value in found.items() if value is not None}
+
+
+def set_properties(model: ModelProto, properties: dict[str, str]) -> None:
+    """Write `properties` into `model`, and who produced it."""
+    from onnx import helper
+
+    model.producer_name = "sk_metricopt"
+    model.producer_version = _versions().get("sk_metricopt", "")
+    helper.set_model_props(model, properties)
+
+
+def caller_properties(metadata: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return what the caller wants to add, as strings."""
+    metadata = {} if metadata is None else metadata
+    for key in metadata:
+        if not isinstance(key, str) or key.startswith(PREFIX):
+            raise ValueError(
+                "The 'metadata' parameter of to_onnx must have string keys that do not start with "
+                f"{PREFIX!r}. Got the key {key!r} instead. Choose another prefix."
+            )
+    try:
+        return {key: _text(value) for key, value in metadata.items()}
+    except TypeError as exc:
+        raise TypeError(
+            "The 'metadata' parameter of to_onnx must hold values that JSON can hold. "
+            f"{exc}. Convert them to numbers, strings, lists or dicts."
+        ) from exc
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """Turn numpy scalars and arrays into what JSON knows."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"Got {type(value).__name__} instead")
+
+
+def _n_features(estimator, input_shape: tuple[int, ...]) -> int | None:
+    """Return the number of columns; images and sequences have a shape instead."""
+    columns = input_shape[0] if len(input_shape) == 1 else None
+    return getattr(estimator, "n_features_in_", columns)
+
+
+def _finite(score: float | None) -> float | None:
+    return None if score is None or not math.isfinite(score) else float(score)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # run from a checkout
+            continue
+    return found
+
+
+def _scorer_name(estimator) -> str | None:
+    scoring = getattr(estimator, "scoring", None)
+    scorer = getattr(estimator, "scorer_", None)
+    if isinstance(scoring, str) or scorer is None:
+        return scoring if isinstance(scoring, str) else None
+    # A scorer of scikit-learn prints as the call that made it; a function prints its address.
+    if hasattr(scorer, "_score_func"):
+        return repr(scorer)
+    return getattr(scorer, "__name__", type(scorer).__name__)

@@ -1,0 +1,233 @@
+"""Export of a fitted classifier as one ONNX file."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+
+from sk_metricopt._optional import import_optional_dependency
+from sk_metricopt._skorch import NetBridge, takes_integers
+from sk_metricopt.exceptions import ExportError
+from sk_metricopt.export._head import is_classifier_net, left_as_found
+from sk_metricopt.export._labels import name_labels
+from sk_metricopt.export._metadata import caller_properties, model_properties, set_properties
+from sk_metricopt.export._parity import Decisions, check_parity
+from sk_metricopt.export._torch_graph import export_lock, torch_graph
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+_OPSETS = (18, 22)  # torch writes 18 natively and converts badly below; skl2onnx ends at 22
+
+
+def to_onnx(
+    estimator,
+    X,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    opset: int = 18,
+    labels: str = "class",
+    metadata: Mapping[str, Any] | None = None,
+) -> ModelProto:
+    """Export a fitted classifier to ONNX and check that the graph decides as it does.
+
+    The graph has one input, 'X', with any number of rows, and two outputs: 'label' (n_samples,)
+    and 'probabilities' (n_samples, n_classes). Before anything is written, onnxruntime runs it on
+    `X`: labels must equal ``estimator.predict(X)`` and probabilities must be within 1e-5 of
+    ``estimator.predict_proba(X)``.
+
+    Parameters
+    ----------
+    estimator : MetricOptFinetuner or skorch classifier
+        A fitted classifier: a :class:`~sk_metricopt.MetricOptFinetuner`, a
+        :class:`~skorch.classifier.NeuralNetClassifier` or a
+        :class:`~skorch.classifier.NeuralNetBinaryClassifier`. It is left unchanged.
+    X : array-like of shape (n_samples, ...)
+        Rows that `estimator` can predict. They give the graph the shape of its input and are the
+        rows of the check; a validation set is a good choice.
+    path : str or path-like, default=None
+        File to write. It appears only once the check has passed. With None nothing is written.
+    opset : int, default=18
+        ONNX opset, from 18 to 22.
+    labels : {'class', 'index'}, default='class'
+        What the output 'label' holds: values of ``classes_`` (int64, or strings), or their int64
+        index, which also runs where there are no string tensors, as on CUDA.
+    metadata : mapping of str to object, default=None
+        Further properties of the file. Strings are kept as they are, other values become JSON.
+
+    Returns
+    -------
+    onnx.ModelProto
+        The graph, with the properties 'sk_metricopt.classes', 'sk_metricopt.versions',
+        'sk_metricopt.scorer' and others.
+
+    Raises
+    ------
+    ExportError
+        If the module cannot be translated, or the graph does not reproduce the estimator.
+    ImportError
+        If onnx, onnxscript or onnxruntime is missing.
+
+    Notes
+    -----
+    Weights are part of the file and nothing else is: no second file, no local path. The input is
+    float32, or int64 for modules with an embedding table. A skorch net on its own predicts the
+    index of a class, whatever its ``classes_``, and so does its graph.
+
+    Examples
+    --------
+    >>> from skorch import NeuralNetClassifier
+    >>> from sklearn.datasets import load_iris
+    >>> from torch import nn
+    >>> from sk_metricopt.export import to_onnx
+    >>> X, y = load_iris(return_X_y=True)
+    >>> X = X.astype("float32")
+    >>> net = NeuralNetClassifier(
+    ...     nn.Linear, module__in_features=4, module__out_features=3,
+    ...     criterion=nn.CrossEntropyLoss, train_split=None, verbose=0,
+    ... ).fit(X, y)
+    >>> model = to_onnx(net, X)
+    >>> [output.name for output in model.graph.output]
+    ['label', 'probabilities']
+    """
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        import_optional_dependency(name, "onnx,cpu")
+    _check_options(opset, labels)
+    target = _check_path(path)
+    extra_properties = caller_properties(metadata)
+    net = _fitted_net(estimator)
+    bridge = NetBridge(net)
+    rows = _as_rows(X, takes_integers(net))
+
+    with export_lock, left_as_found(bridge):
+        # A bare net takes arrays of its own dtype only; the others convert by themselves.
+        expected = _decisions(estimator, rows if estimator is net else X)
+        model = torch_graph(bridge, rows, opset)
+    classes = _classes(estimator, net, expected)
+    name_labels(model, classes if labels == "class" else None)
+    properties = model_properties(
+        estimator,
+        classes,
+        labels=labels,
+        threshold=net.threshold if bridge.binary else None,
+        input_shape=rows.shape[1:],
+    )
+    set_properties(model, properties | extra_properties)
+    serialized = model.SerializeToString()
+    check_parity(
+        serialized,
+        rows,
+        expected,
+        classes=classes if labels == "index" else None,
+        name=type(estimator).__name__,
+    )
+    if target is not None:
+        _write(serialized, target)
+    return model
+
+
+def _check_options(opset: int, labels: str) -> None:
+    low, high = _OPSETS
+    if not isinstance(opset, Integral) or isinstance(opset, bool) or not low <= opset <= high:
+        raise ValueError(
+            f"The 'opset' parameter of to_onnx must be an int in the range [{low}, {high}]. "
+            f"Got {opset!r} instead. Leave it at {low} unless your runtime asks for more."
+        )
+    if labels not in ("class", "index"):
+        raise ValueError(
+            f"The 'labels' parameter of to_onnx must be 'class' or 'index'. Got {labels!r} instead."
+        )
+
+
+def _check_path(path: str | os.PathLike[str] | None) -> Path | None:
+    if path is None:
+        return None
+    target = Path(path)
+    if target.is_dir() or not target.parent.is_dir():
+        raise ValueError(
+            "The 'path' parameter of to_onnx must be a file in an existing folder. "
+            f"Got {os.fspath(path)!r} instead. Create the folder, or name a file in it."
+        )
+    return target
+
+
+def _fitted_net(estimator):
+    """Return the fitted skorch classifier in `estimator`."""
+    net = estimator if is_classifier_net(estimator) else getattr(estimator, "estimator_", None)
+    if net is None and hasattr(estimator, "fit"):
+        check_is_fitted(estimator)
+    if not is_classifier_net(net):
+        raise TypeError(
+            "The 'estimator' parameter of to_onnx must be a fitted MetricOptFinetuner, "
+            "NeuralNetClassifier or NeuralNetBinaryClassifier. "
+            f"Got {type(estimator).__name__} instead. Pass the classifier inside it, for example "
+            "pipeline[-1] with X as the steps before it leave it, or search.best_estimator_."
+        )
+    net.check_is_fitted()
+    return net
+
+
+def _as_rows(X, keep_integers: bool) -> np.ndarray:
+    """Return `X` as the graph will get it."""
+    if X is None:
+        raise ValueError(_wanted_rows("None"))
+    values = X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else np.asarray(X)
+    if values.ndim == 0 or values.dtype.kind not in "biuf":
+        got = f"{type(X).__name__} of shape {values.shape} and dtype {values.dtype}"
+        raise TypeError(_wanted_rows(got))
+    if len(values) == 0:
+        raise ValueError(_wanted_rows(f"an empty array of shape {values.shape}"))
+    as_index = keep_integers and values.dtype.kind != "f"
+    return np.ascontiguousarray(values, dtype=np.int64 if as_index else np.float32)
+
+
+def _wanted_rows(got: str) -> str:
+    return (
+        "The 'X' parameter of to_onnx must be a numeric array with at least one row. "
+        f"Got {got} instead. Pass rows that the estimator can predict, such as a validation set: "
+        "they give the graph its input shape and are used to check it."
+    )
+
+
+def _decisions(estimator, X) -> Decisions:
+    labels, probabilities = (np.asarray(m(X)) for m in (estimator.predict, estimator.predict_proba))
+    if labels.ndim != 1 or probabilities.ndim != 2:
+        raise ExportError(
+            f"{type(estimator).__name__} predicts labels of shape {labels.shape} and probabilities "
+            f"of shape {probabilities.shape}; only one label per row can be exported. Next step: "
+            "make forward return one row of class scores per sample. No file was written."
+        )
+    return Decisions(labels, probabilities)
+
+
+def _classes(estimator, net, expected: Decisions) -> np.ndarray:
+    """Return the value of each class index; a bare net predicts the index itself."""
+    n_classes = expected.probabilities.shape[1]
+    if estimator is net:
+        return np.arange(n_classes)
+    classes = np.asarray(estimator.classes_)
+    if len(classes) != n_classes:
+        raise ExportError(
+            f"{type(estimator).__name__} has {len(classes)} classes_, but its predict_proba "
+            f"returns {n_classes} columns. Next step: give the module as many outputs as there "
+            "are classes. No file was written."
+        )
+    return classes
+
+
+def _write(serialized: bytes, target: Path) -> None:
+    """Write the file in one step, so that nobody sees half of it."""
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+    try:
+        part.write_bytes(serialized)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)

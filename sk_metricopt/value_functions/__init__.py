@@ -1,0 +1,15 @@
+"""Value functions: learned maps from what a candidate does to the score it will get."""
+
+from sk_metricopt.value_functions._base import BaseValueFunction
+from sk_metricopt.value_functions._behaviour import BehaviourValueFunction
+from sk_metricopt.value_functions._descriptors import (
+    SoftConfusionDescriptor,
+    SoftMetricDescriptor,
+)
+
+__all__ = [
+    "BaseValueFunction",
+    "BehaviourValueFunction",
+    "SoftConfusionDescriptor",
+    "SoftMetricDescriptor",
+]
