@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -146,7 +147,10 @@ class AdaptedNet:
 
     def _batched(self, phi: Tensor, rows: Encoded, dims: int | None, vmap: bool) -> Tensor:
         if vmap:
-            return self._vmapped[dims](phi, rows.tensors)
+            with warnings.catch_warnings():
+                # Some operators have no batching rule and loop inside; the plan has timed that.
+                warnings.filterwarnings("ignore", ".*performance drop.*", UserWarning)
+                return self._vmapped[dims](phi, rows.tensors)
         batches = (rows if dims is None else rows.take(j) for j in range(len(phi)))
         return torch.stack(
             [self._scores_of_one(p, r.tensors) for p, r in zip(phi, batches, strict=True)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from __future__ import annotations
-
 import copy
 import logging
 from collections.abc import Callable
@@ -60,7 +58,120 @@ def _estimator_has(attr):
 class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
     """Finetune a torch classifier towards any metric a scikit-learn scorer can compute.
 
-    (docstring to come)
+    The metric is a black box: only its values on validation rows are observed. A pre-trained net
+    gets compact adapter parameters φ; a portfolio of finetuning trajectories of φ is observed at a
+    few steps each, a value function learns from these metric observations how behaviour moves the
+    metric, and its gradient joins the criterion's in the trajectories that follow. The result is
+    an average of bootstrap winners, judged on rows they were not trained on, and is kept only if
+    its gain stands out from its standard error. After [1]_.
+
+    Parameters
+    ----------
+    estimator : skorch net, FrozenEstimator or torch.nn.Module
+        An unfitted ``NeuralNetClassifier`` or ``NeuralNetBinaryClassifier`` is cloned, trained on
+        the training rows, then finetuned. A ``FrozenEstimator`` around a fitted one is copied and
+        finetuned from its weights. An initialised module is wrapped and counts as pre-trained.
+    scoring : str, callable or None, default=None
+        One metric: a scorer's name, an object made by ``make_scorer`` or a callable
+        ``scorer(estimator, X, y)``. Greater is better. None is the accuracy.
+    adapter : {"film"} or BaseAdapter, default="film"
+        What φ does to a host layer. "film" scales and shifts each channel.
+    adapter_targets : {"auto", "all"} or list of str, default="auto"
+        Host layers, by name or shell-style pattern. "all" is every layer that can host; "auto"
+        leaves out layers that feed a normalisation and all but the last stage of a convolutional
+        network, so that what comes before runs once.
+    value_function : {"auto"} or BaseValueFunction, default="auto"
+        "auto" is `BehaviourValueFunction`.
+    exploration : {"auto"} or BaseExploration, default="auto"
+        "auto" is `PortfolioExploration`.
+    optimizer : {"adam", "sgd"} or torch.optim.Optimizer subclass, default="adam"
+        Steps φ.
+    lr : float, default=5e-3
+        Learning rate of φ.
+    guidance_weight : float, default=1.0
+        Size of the value function's gradient relative to the criterion's. With 0 the same run is
+        made without guidance.
+    max_observations : int, default=150
+        Metric observations allowed, the one of the model as it came included.
+    observation_interval : int or "auto", default="auto"
+        Optimizer steps between observations of a trajectory. "auto" spreads the observations over
+        trajectories of a fixed length.
+    validation_fraction : float, default=0.2
+        Share of the rows that is split off where `fit` is given no validation rows.
+    use_validation_labels : bool, default=True
+        If False, validation labels reach the scorer and nothing else (an opaque oracle).
+    guard_z : float or None, default=1.0
+        The model changes only if its gain exceeds this many standard errors. 0 accepts any gain,
+        None switches the guard off.
+    random_state : int, RandomState instance or None, default=None
+        Seeds training, exploration and resampling. Global random streams are left as they were.
+    verbose : int, default=0
+        1 shows a progress bar.
+
+    Attributes
+    ----------
+    estimator_ : skorch net
+        The finetuned net, adapters folded into its weights. It works on encoded labels.
+    scorer_ : callable
+        The metric.
+    classes_ : ndarray of shape (n_classes,)
+        Labels.
+    n_features_in_ : int
+        Number of features, for two-dimensional `X`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, where `X` has string column names.
+    adapter_params_ : ndarray of shape (n_params,)
+        φ; zero unless `improved_`.
+    value_function_ : BaseValueFunction
+        As last fitted.
+    initial_score_ : float
+        Score of the model as it came, on the validation rows.
+    best_score_ : float
+        Score of the model returned: an out-of-fold estimate, not the best value observed.
+    score_gain_, score_gain_se_ : float
+        Gain that the guard judged, and its paired bootstrap standard error.
+    improved_ : bool
+        Whether the guard let the finetuned model pass. If not, decisions are those of the model
+        as it came.
+    verdict_ : str
+        The guard's decision in words.
+    n_observations_ : int
+        Metric observations made.
+    n_scorer_calls_ : int
+        Calls of the scorer, those on resamples of observations included.
+    observations_ : dict of ndarray
+        Columns ``step``, ``trajectory``, ``phase``, ``score`` and ``predicted_score``, a row per
+        observation; ``pandas.DataFrame(est.observations_)`` is a table.
+    history_ : skorch.History
+        Of the net's own training.
+
+    See Also
+    --------
+    sklearn.model_selection.TunedThresholdClassifierCV : Tunes one threshold of a binary classifier.
+
+    Notes
+    -----
+    Trajectories train φ on the cross-entropy of the net's probabilities, whatever the net's own
+    criterion; normalisation statistics and dropout stay as in evaluation.
+
+    References
+    ----------
+    .. [1] Huang, Zhai, Guo and Gu, "MetricOpt: Learning to Optimize Black-Box Evaluation
+       Metrics", CVPR 2021. arXiv:2104.10631
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skorch import NeuralNetClassifier
+    >>> from sklearn.datasets import load_wine
+    >>> from sklearn.preprocessing import scale
+    >>> from sk_metricopt import MetricOptFinetuner
+    >>> X, y = load_wine(return_X_y=True)
+    >>> net = NeuralNetClassifier(
+    ...     torch.nn.Sequential,
+    ...     module__args=[],
+    ...     verbose=0,
+    ... )  # doctest: +SKIP
     """
 
     _parameter_constraints: dict = {

@@ -28,6 +28,8 @@ _AGENTS = 3
 _EXPLORE_SHARE = 0.6  # of the observations on trajectories, where agents are guided afterwards
 _EXPLORE_STEPS = 800  # in all, where observation_interval is "auto"
 _SHIFT_SHARE, _SHIFT_MOST = 0.16, 24  # observations kept for the closing stage
+_FEW_ROWS = 10  # of a class; with fewer the guard cannot judge a metric that hangs on it
+_HANGS_ON = 0.25
 _FALLS_BEHIND = 0.7  # standard errors below the best from which an agent restarts
 
 
@@ -230,7 +232,9 @@ class Finetuning:
         if not self.settings.guidance_weight or len(explored) < 3 or n_agents < 1:
             return
         starts = self._best(explored, n_agents)
-        agents = self._trajectories([p.recipe for p in starts], torch.stack([p.phi for p in starts]))
+        agents = self._trajectories(
+            [p.recipe for p in starts], torch.stack([p.phi for p in starts])
+        )
         first = 1 + max(p.trajectory for p in explored)
         while self._on_trajectories() > 0:
             self._learn()
@@ -369,5 +373,26 @@ class Finetuning:
         return FinetuningResult(zero, False, initial, initial, gain, se, verdict)
 
     def _rare_class(self) -> str | None:
-        """Name a class that the metric hangs on and that has too few validation rows."""
+        """Name a class that the metric hangs on and that has too few validation rows.
+
+        Resampling cannot see how uncertain a recall over a handful of rows is, so the standard
+        error cannot be trusted there. The metric hangs on a class if deciding its rows all right or
+        all wrong moves the score by much of what deciding all rows right or wrong does.
+        """
+        y = self.judged.probe.y.cpu().numpy()
+        n_classes, classes = self.rows.n_classes, self.engine.like.classes_
+        counts = np.bincount(y, minlength=n_classes)
+        wrong = (y + 1) % n_classes
+        rare = np.flatnonzero(counts < _FEW_ROWS)
+        if not len(rare):
+            return None
+        span = self.engine.score_decisions(y) - self.engine.score_decisions(wrong)
+        for k in rare:
+            without = np.where(y == k, wrong, y)
+            lost = self.engine.score_decisions(y) - self.engine.score_decisions(without)
+            if not lost <= _HANGS_ON * span:
+                return (
+                    f"the metric hangs on class {classes[k]!r}, of which there are "
+                    f"{counts[k]} validation rows, fewer than {_FEW_ROWS}"
+                )
         return None

@@ -51,7 +51,9 @@ def value_guidance(
         scores = adapted.scores(phi[:, k], seen.encoded)
         by_scores, by_params = _gradients(value_function, phi[:, k], scores, seen.y)
         if by_params is not None:
-            on_params[:, k] = weight * by_params / by_params.norm(dim=1, keepdim=True).clamp_min(1e-12)
+            on_params[:, k] = (
+                weight * by_params / by_params.norm(dim=1, keepdim=True).clamp_min(1e-12)
+            )
         if by_scores is not None:
             if on_scores is None:
                 on_scores = scores.new_zeros(n_trajectories, n_twins, n_probe, scores.shape[-1])

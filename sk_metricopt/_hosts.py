@@ -84,9 +84,7 @@ def _trace_layers(
                 source[id(output)] = name
                 outputs.append(output)
                 conv = isinstance(layer, _CONV) or (
-                    isinstance(layer, _NORM)
-                    and inputs
-                    and source.get(id(inputs[0])) in spatial
+                    isinstance(layer, _NORM) and inputs and source.get(id(inputs[0])) in spatial
                 )
                 if conv:
                     spatial.add(name)

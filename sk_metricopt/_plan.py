@@ -82,9 +82,7 @@ def chunk_rows(module: nn.Module, features: tuple[Tensor, ...]) -> int:
     return max(1, budget * n_rows // max(1, largest[0]))
 
 
-def prefers_vmap(
-    signature: tuple, step: Callable[[bool], None], convolves_on_cpu: bool
-) -> bool:
+def prefers_vmap(signature: tuple, step: Callable[[bool], None], convolves_on_cpu: bool) -> bool:
     """Time `step` (with vmap or without) and return whether vmap pays.
 
     The answer is kept for the life of the process, so that a second fit of the same network runs

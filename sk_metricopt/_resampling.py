@@ -18,8 +18,7 @@ def stratified_bootstraps(y: np.ndarray, n: int, rng: np.random.RandomState) -> 
     """Return `n` bootstraps as sorted row indices; each keeps the class counts of `y`."""
     classes = [np.flatnonzero(y == label) for label in np.unique(y)]
     return [
-        np.sort(np.concatenate([rng.choice(rows, len(rows)) for rows in classes]))
-        for _ in range(n)
+        np.sort(np.concatenate([rng.choice(rows, len(rows)) for rows in classes])) for _ in range(n)
     ]
 
 

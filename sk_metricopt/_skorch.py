@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
+from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
 from torch import Tensor, nn
 
 _TINY = 1e-12  # probabilities below this have the log-score of this
@@ -55,13 +55,21 @@ class NetBridge:
 
     def scores(self, output: Any) -> Tensor:
         """Return log-scores (n, K) whose softmax is the net's ``predict_proba``."""
-        output = output[0] if isinstance(output, tuple) else output
+        output = self._first(output)
         if self._head == "logits":
             return output
         if self._head == "logit":
-            logit = output.reshape(len(output))
-            return torch.stack([torch.zeros_like(logit), logit], dim=1)
+            return torch.stack([torch.zeros_like(output), output], dim=1)
         return self._nonlinearity(output).clamp_min(_TINY).log()
+
+    def proba(self, output: Any) -> Tensor:
+        """Return the net's ``predict_proba`` of the module's output."""
+        return self._nonlinearity(self._first(output))
+
+    def _first(self, output: Any) -> Tensor:
+        """The output that counts; a binary net's as one logit per row, as skorch takes it."""
+        output = output[0] if isinstance(output, tuple) else output
+        return output.reshape(len(output)) if self.binary and output.dim() == 2 else output
 
     def decide(self, proba: Tensor | np.ndarray) -> Tensor | np.ndarray:
         """Return the index of the class that the net would predict."""
@@ -73,9 +81,7 @@ class NetBridge:
     def check_output(self, X: np.ndarray, n_classes: int) -> None:
         """Raise ValueError unless the net gives one probability per class for a few rows."""
         with torch.no_grad(), evaluating(self.module):
-            output = self.module(self.tensor(X[:8]))
-        output = output[0] if isinstance(output, tuple) else output
-        proba = self._nonlinearity(output)
+            proba = self.proba(self.module(self.tensor(X[:8])))
         criterion = type(self.net.criterion_).__name__
         if proba.dim() != 2 or proba.shape[1] != n_classes:
             raise ValueError(

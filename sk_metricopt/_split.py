@@ -72,7 +72,12 @@ def _split_graph(
     entries: list[fx.Node] = []
     for node in graph.nodes:
         depends = any(parent in reached for parent in node.all_input_nodes)
-        if node in calls and not depends and node.target in once and _modulates(module, adapter, node):
+        if (
+            node in calls
+            and not depends
+            and node.target in once
+            and _modulates(module, adapter, node)
+        ):
             entries.append(node)
             reached.add(node)
         elif depends or node in calls:

@@ -126,9 +126,7 @@ def check_val_pair(X_val, y_val) -> None:
         )
 
 
-def stratified_split(
-    y: np.ndarray, fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def stratified_split(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return training and validation rows, every class in both."""
     classes, counts = np.unique(y, return_counts=True)
     if counts.min() < 2:

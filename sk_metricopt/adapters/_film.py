@@ -54,7 +54,9 @@ class FiLMAdapter(BaseAdapter):
 
     def prepare(self, host: nn.Module) -> None:
         """Create the affine weight and bias that `host` was built without."""
-        like = next((t for t in (*host.parameters(), *host.buffers()) if t.is_floating_point()), None)
+        like = next(
+            (t for t in (*host.parameters(), *host.buffers()) if t.is_floating_point()), None
+        )
         shape = _channels(host)
         for name, fill in (("weight", 1.0), ("bias", 0.0)):
             if getattr(host, name, None) is None:

@@ -205,7 +205,9 @@ class Trajectories:
         device, n_trajectories = self._rows.training.y.device, len(self._phi)
         twin_rows = self._rows.twin_rows
         training = torch.randint(len(self._rows.training), (_BATCH,), generator=self._generator)
-        drawn = [torch.randint(len(rows), (_BATCH,), generator=self._generator) for rows in twin_rows]
+        drawn = [
+            torch.randint(len(rows), (_BATCH,), generator=self._generator) for rows in twin_rows
+        ]
         probe = torch.stack([r[d.to(device)] for r, d in zip(twin_rows, drawn, strict=True)])
         training = training.to(device).expand(n_trajectories * len(twin_rows), -1)
         return training, probe.repeat(n_trajectories, 1)

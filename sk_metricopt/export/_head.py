@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
-from torch import Tensor
+from sklearn.base import is_classifier
 
 from sk_metricopt._random import seeded
 from sk_metricopt._skorch import NetBridge, evaluating
@@ -14,18 +13,7 @@ from sk_metricopt._skorch import NetBridge, evaluating
 
 def is_classifier_net(net: object) -> bool:
     """Return whether `net` is one of skorch's classifiers."""
-    return isinstance(net, NeuralNetClassifier | NeuralNetBinaryClassifier)
-
-
-def net_proba(bridge: NetBridge, output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """Return the net's probabilities (n, n_classes) for what its module returned.
-
-    The net's own nonlinearity, not ``bridge.scores(output).softmax(-1)``: that is equal up to
-    rounding, but a graph with more nodes.
-    """
-    output = output[0] if isinstance(output, tuple) else output
-    nonlinearity = bridge.net._get_predict_nonlinearity()
-    return nonlinearity(output.reshape(-1) if bridge.binary else output)
+    return hasattr(net, "forward_iter") and is_classifier(net)
 
 
 @contextmanager

@@ -76,6 +76,10 @@ def to_onnx(
     ImportError
         If onnx, onnxscript or onnxruntime is missing.
 
+    See Also
+    --------
+    sk_metricopt.MetricOptFinetuner.export_onnx : The same as a method.
+
     Notes
     -----
     Weights are part of the file and nothing else is: no second file, no local path. The input is
@@ -105,7 +109,7 @@ def to_onnx(
     extra_properties = caller_properties(metadata)
     net = _fitted_net(estimator)
     bridge = NetBridge(net)
-    rows = _as_rows(X, takes_integers(net))
+    rows = _graph_rows(X, estimator, net)
 
     with export_lock, left_as_found(bridge):
         # A bare net takes arrays of its own dtype only; the others convert by themselves.
@@ -175,7 +179,7 @@ def _fitted_net(estimator):
     return net
 
 
-def _as_rows(X, keep_integers: bool) -> np.ndarray:
+def _graph_rows(X, estimator, net) -> np.ndarray:
     """Return `X` as the graph will get it."""
     if X is None:
         raise ValueError(_wanted_rows("None"))
@@ -185,7 +189,8 @@ def _as_rows(X, keep_integers: bool) -> np.ndarray:
         raise TypeError(_wanted_rows(got))
     if len(values) == 0:
         raise ValueError(_wanted_rows(f"an empty array of shape {values.shape}"))
-    as_index = keep_integers and values.dtype.kind != "f"
+    # The finetuner converts whatever it gets; a bare net takes floats for floats.
+    as_index = takes_integers(net) and (estimator is not net or values.dtype.kind != "f")
     return np.ascontiguousarray(values, dtype=np.int64 if as_index else np.float32)
 
 

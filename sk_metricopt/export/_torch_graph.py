@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from sk_metricopt._skorch import NetBridge
 from sk_metricopt.exceptions import ExportError
-from sk_metricopt.export._head import net_proba
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -38,8 +37,8 @@ class _Decision(nn.Module):
         self.module = copy.deepcopy(module).cpu().eval()
 
     def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
-        proba = net_proba(self.bridge, self.module(X)).float()
-        return self.bridge.decide(proba), proba
+        proba = self.bridge.proba(self.module(X)).float()
+        return cast(Tensor, self.bridge.decide(proba)), proba
 
 
 def torch_graph(bridge: NetBridge, rows: np.ndarray, opset: int) -> ModelProto:

@@ -1,0 +1,27 @@
+PYTHON ?= python
+RESULTS ?= results.csv
+
+.PHONY: install lint test test-slow quickstart bench
+
+install:
+	$(PYTHON) -m pip install -c constraints.txt -e ".[dev]"
+
+lint:
+	ruff check .
+	ruff format --check .
+	codespell
+	mypy
+
+test:
+	$(PYTHON) -m pytest
+
+test-slow:
+	$(PYTHON) -m pytest -m "slow or data"
+
+quickstart:
+	$(PYTHON) examples/quickstart.py
+
+# Takes hours; goes on where it stopped. Needs SK_METRICOPT_DATA_HOME.
+bench:
+	$(PYTHON) -m benchmarks.gain --out $(RESULTS)
+	$(PYTHON) -m benchmarks.report $(RESULTS)
