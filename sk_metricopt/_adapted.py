@@ -137,7 +137,7 @@ class AdaptedNet:
         with torch.no_grad():
             parts = [
                 self._batched(phi, rows.take(slice(i, i + chunk)), None, self.plan.vmap)
-                for i in range(0, len(rows), chunk)
+                for i in range(0, max(1, len(rows)), chunk)
             ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 

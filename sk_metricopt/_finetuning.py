@@ -13,7 +13,6 @@ from torch import Tensor
 from sk_metricopt._adapted import AdaptedNet
 from sk_metricopt._guidance import value_guidance
 from sk_metricopt._observation import Observation, ObservationEngine
-from sk_metricopt._resampling import stratified_bootstraps
 from sk_metricopt._selection import Referee
 from sk_metricopt._shift import coordinate_shifts, threshold_shifts
 from sk_metricopt.exploration import BaseExploration, Recipe
@@ -23,7 +22,7 @@ from sk_metricopt.value_functions import BaseValueFunction
 logger = logging.getLogger("sk_metricopt")
 
 N_FOLDS = 2
-_BOOTSTRAPS = 40
+_SELECTION_FOLDS = 4
 _AGENTS = 3
 _EXPLORE_SHARE = 0.6  # of the observations on trajectories, where agents are guided afterwards
 _EXPLORE_STEPS = 800  # in all, where observation_interval is "auto"
@@ -130,10 +129,11 @@ class Finetuning:
         self.engine = engine
         self.settings = settings
         self.make_model = make_model
-        self.rng = np.random.RandomState(seed)
+        # Another stream than the twins' folds: selection folds must not follow them.
+        self.rng = np.random.RandomState([seed, 1])
         self.generator = torch.Generator().manual_seed(seed)
         y = judged.probe.y.cpu().numpy()
-        self.referee = Referee(engine, stratified_bootstraps(y, _BOOTSTRAPS, self.rng))
+        self.referee = Referee(engine, y, _SELECTION_FOLDS, self.rng)
         self.points: list[Point] = []
         self.descriptors: list[np.ndarray] = []
         self.reserve = 0
@@ -180,8 +180,8 @@ class Finetuning:
     # explore ------------------------------------------------------------------------------------
 
     def _on_trajectories(self) -> int:
-        """Observations left for trajectories; one is kept for the soup."""
-        return self.engine.remaining - self.reserve - 1
+        """Observations left for trajectories; two are kept for the soup and its judgement."""
+        return self.engine.remaining - self.reserve - 2
 
     def _explore(self, zero: Tensor) -> None:
         allowed = self._on_trajectories()
@@ -271,21 +271,33 @@ class Finetuning:
 
     # select -------------------------------------------------------------------------------------
 
-    def _soup(self) -> tuple[Point, float]:
-        """Average the bootstrap winners; return that point and the optimism of choosing it."""
-        everything = np.array([p.index for p in self.points])
-        winners = self.referee.winners(everything, reference=0)
-        by_index = {p.index: p for p in self.points}
-        soup = Point(torch.stack([by_index[i].phi for i in winners.indices]).mean(0), "soup")
-        self.observe([soup])
-        best = by_index[int(everything[self.engine.scores[everything].argmax()])]
-        if soup.index < 0:
-            return best, winners.optimism
-        self.engine.pin(soup.index)
-        scores = self.engine.scores
-        if scores[soup.index] < scores[best.index] - self.referee.standard_error(best.index, 0):
-            return best, winners.optimism  # winners too far apart to be averaged
-        return soup, winners.optimism
+    def _soup(self) -> tuple[Point, Tensor]:
+        """Average the bootstrap winners; return that and what it is worth where it was not chosen.
+
+        Returns
+        -------
+        soup : Point
+        judged : Tensor of shape (n_samples, K)
+            Log-scores, each row's by a soup of winners among which the row had no say, of twins
+            that did not train on it.
+        """
+        phi_of = {p.index: p.phi for p in self.points}
+
+        def average(winners: np.ndarray) -> Tensor:
+            return torch.stack([phi_of[i] for i in winners]).mean(0)
+
+        candidates = list(phi_of)
+        soup = Point(average(self.referee.winners(candidates)), "soup")
+        judged = None
+        for k, fold in enumerate(self.referee.folds):
+            phi = average(self.referee.winners(candidates, without=k))
+            within = torch.zeros(len(self.judged.probe), dtype=torch.bool, device=phi.device)
+            within[torch.as_tensor(fold, device=phi.device)] = True
+            scores = self.judged.pooled(self.adapted, phi[None], within)[0]
+            if judged is None:
+                judged = scores.new_empty(len(within), scores.shape[-1])
+            judged[within] = scores
+        return soup, judged
 
     def _reserve_for_shift(self) -> int:
         """Observations to keep for the closing stage: none where a shift changes nothing."""
@@ -304,26 +316,45 @@ class Finetuning:
         index = self._record(Point(self.points[0].phi, "shift"), scores + shift)
         return 0 if self.engine.scores[index] == self.engine.scores[0] else most
 
-    def _shift(self, point: Point, optimism: float) -> tuple[Point, float]:
-        """Move the decision by a shift per class, where that wins out of bag."""
-        if self.reserve == 0 or self.engine.remaining < 2:
-            return point, optimism
-        scores = self.judged.pooled(self.adapted, point.phi[None])[0]
-        shifts = self._observe_shifts(point, scores)
-        candidates = np.array([point.index, *shifts])
-        winners = self.referee.winners(candidates, reference=point.index)
-        if not winners.out_of_bag_gain > 0:
-            return point, optimism
-        none = torch.zeros(self.rows.n_classes, device=scores.device)
-        shift = torch.stack([shifts.get(i, none) for i in winners.indices]).mean(0)
-        shifted = Point(point.phi + self.adapted.shift_params(shift), "shift", recipe=point.recipe)
-        shifted.index = self._record(shifted, scores + shift)
-        self.engine.pin(shifted.index)
-        return shifted, optimism + winners.optimism
+    def _shift(self, soup: Point, judged: Tensor) -> tuple[Point, int]:
+        """Shift the log-scores of each class where that pays; return the point and its judgement.
+
+        Returns
+        -------
+        point : Point
+            The soup, shifted or not.
+        index : int
+            Observation of what it is worth on rows that had no say; -1 if none could be made.
+        """
+        if self.engine.remaining < 1:
+            return soup, -1
+        index = self._judge(soup, judged)
+        if self.engine.remaining < 4 or self.reserve == 0:
+            return soup, index
+        scores = self.judged.pooled(self.adapted, soup.phi[None])[0]
+        shifts = self._observe_shifts(soup, scores)
+        moved = judged.clone()
+        for k, fold in enumerate(self.referee.folds):
+            rows = torch.as_tensor(fold, device=judged.device)
+            moved[rows] += self._winning_shift(shifts, k)
+        moved_index = self._judge(soup, moved)
+        if not self.engine.scores[moved_index] > self.engine.scores[index]:
+            return soup, index
+        increment = self.adapted.shift_params(self._winning_shift(shifts, None))
+        return Point(soup.phi + increment, "shift"), moved_index
+
+    def _judge(self, point: Point, scores: Tensor) -> int:
+        index = self._record(Point(point.phi, "judge"), scores)
+        self.engine.pin(index)
+        return index
+
+    def _winning_shift(self, shifts: dict[int, Tensor], without: int | None) -> Tensor:
+        winners = self.referee.winners(list(shifts), without)
+        return torch.stack([shifts[i] for i in winners]).mean(0)
 
     def _observe_shifts(self, point: Point, scores: Tensor) -> dict[int, Tensor]:
-        """Observe shifts of `scores`, one observation left over; return them by index."""
-        n = self.engine.remaining - 1
+        """Observe shifts of `scores`, none first; leave one observation; return them by index."""
+        n = self.engine.remaining - 2
         observed: dict[int, Tensor] = {}
 
         def observe(shift: Tensor) -> float:
@@ -331,12 +362,12 @@ class Finetuning:
             observed[index] = shift
             return self.engine.scores[index]
 
+        current = torch.zeros(self.rows.n_classes, device=scores.device)
+        best = observe(current)
         if self.rows.n_classes == 2:
             for shift in threshold_shifts(scores.cpu().numpy(), n):
                 observe(torch.as_tensor(shift).to(scores))
             return observed
-        current = torch.zeros(self.rows.n_classes, device=scores.device)
-        best = self.engine.scores[point.index]
         steps = coordinate_shifts(self.rows.n_classes, self.rng)
         for (k, step), _ in zip(steps, range(n), strict=False):
             shift = current.clone()
@@ -348,13 +379,13 @@ class Finetuning:
 
     # guard --------------------------------------------------------------------------------------
 
-    def _guard(self, point: Point, optimism: float) -> FinetuningResult:
+    def _guard(self, point: Point, index: int) -> FinetuningResult:
         """Keep the model as it came unless the gain stands out from its standard error."""
         initial = float(self.engine.scores[0])
-        if point.phi.abs().max() == 0:
+        if point.phi.abs().max() == 0 or index < 0:
             return self._unchanged("no candidate scored better than the model as it came", 0.0, 0.0)
-        gain = float(self.engine.scores[point.index]) - initial - optimism
-        se = self.referee.standard_error(point.index, 0)
+        gain = float(self.engine.scores[index]) - initial
+        se = self.referee.standard_error(index, 0)
         z = self.settings.guard_z
         if z is not None:
             rare = self._rare_class()

@@ -15,6 +15,8 @@ from sk_metricopt.exploration._trajectories import (
 )
 from sk_metricopt.value_functions import BaseValueFunction
 
+_TINY = 1e-12
+
 
 def value_guidance(
     value_function: BaseValueFunction,
@@ -51,14 +53,13 @@ def value_guidance(
         scores = adapted.scores(phi[:, k], seen.encoded)
         by_scores, by_params = _gradients(value_function, phi[:, k], scores, seen.y)
         if by_params is not None:
-            on_params[:, k] = (
-                weight * by_params / by_params.norm(dim=1, keepdim=True).clamp_min(1e-12)
-            )
+            length = by_params.norm(dim=1, keepdim=True).clamp_min(_TINY)
+            on_params[:, k] = weight * by_params / length
         if by_scores is not None:
             if on_scores is None:
                 on_scores = scores.new_zeros(n_trajectories, n_twins, n_probe, scores.shape[-1])
             size = _criterion_size(scores, seen.y, recipes, rows.n_classes)
-            own = by_scores.square().mean((1, 2)).sqrt().clamp_min(1e-12)
+            own = by_scores.square().mean((1, 2)).sqrt().clamp_min(_TINY)
             on_scores[:, k, twin_rows] = weight * by_scores * (size / own)[:, None, None]
     return Guidance(
         None if on_scores is None else on_scores.flatten(0, 1),

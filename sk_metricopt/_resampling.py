@@ -21,7 +21,3 @@ def stratified_bootstraps(y: np.ndarray, n: int, rng: np.random.RandomState) -> 
         np.sort(np.concatenate([rng.choice(rows, len(rows)) for rows in classes])) for _ in range(n)
     ]
 
-
-def out_of_bag(bootstrap: np.ndarray, n_rows: int) -> np.ndarray:
-    """Return the rows that `bootstrap` left out."""
-    return np.setdiff1d(np.arange(n_rows), bootstrap, assume_unique=False)

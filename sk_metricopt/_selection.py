@@ -1,96 +1,102 @@
-"""Selection: not the luckiest observation, but what wins again and again, judged where it did not."""
+"""Selection: not the luckiest observation, but what wins again and again."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
 
 import numpy as np
 
 from sk_metricopt._observation import ObservationEngine
-from sk_metricopt._resampling import out_of_bag
+from sk_metricopt._resampling import stratified_bootstraps, stratified_folds
 
-_CONTENDERS = 16  # at most so many observations are scored on resamples
+_BOOTSTRAPS = 40  # of all validation rows
+_BOOTSTRAPS_OF_REST = 10  # of the rows outside each selection fold
+_CONTENDERS = 12  # at most so many observations are scored on bootstraps
 _STILL_WINS = 3.0  # standard errors below the best from which nothing wins a bootstrap
 
 
-@dataclass(frozen=True)
-class Winners:
-    """Bootstrap winners among observations.
-
-    Attributes
-    ----------
-    indices : ndarray of shape (n_bootstraps,)
-        Observation that scores best on each bootstrap.
-    out_of_bag_gain : float
-        Their mean gain over the reference on the rows their bootstrap left out.
-    optimism : float
-        How much larger that gain looks on the rows they were chosen on.
-    """
-
-    indices: np.ndarray
-    out_of_bag_gain: float
-    optimism: float
-
-
 class Referee:
-    """Scores observations on the same bootstraps, each at most once.
+    """Chooses by bootstrap winners, on all validation rows or on all but one selection fold.
+
+    What is chosen without a fold can be judged on it: joined over folds this tells what choosing
+    is worth on rows that had no say in it. Every value is computed at most once, and only for
+    observations that can still win.
 
     Parameters
     ----------
     engine : ObservationEngine
-    bootstraps : list of ndarray
-        Row indices.
+    y : ndarray of shape (n_samples,)
+        Encoded labels of the validation rows.
+    n_folds : int
+        Selection folds.
+    rng : numpy.random.RandomState
+
+    Attributes
+    ----------
+    folds : list of ndarray
+        Rows of each selection fold.
     """
 
-    def __init__(self, engine: ObservationEngine, bootstraps: list[np.ndarray]):
+    def __init__(
+        self, engine: ObservationEngine, y: np.ndarray, n_folds: int, rng: np.random.RandomState
+    ):
         self._engine = engine
-        self._bags = bootstraps
-        self._left_out = [out_of_bag(bag, len(engine.rows)) for bag in bootstraps]
-        self._in_bag_scores: dict[int, np.ndarray] = {}
-        self._left_out_scores: dict[tuple[int, int], float] = {}
+        fold_of = stratified_folds(y, n_folds, rng)
+        self.folds = [np.flatnonzero(fold_of == k) for k in range(n_folds)]
+        self._everything = stratified_bootstraps(y, _BOOTSTRAPS, rng)
+        self._rest = [np.flatnonzero(fold_of != k) for k in range(n_folds)]
+        self._of_rest = [
+            [rest[bag] for bag in stratified_bootstraps(y[rest], _BOOTSTRAPS_OF_REST, rng)]
+            for rest in self._rest
+        ]
+        self._known: dict[tuple[int, int | None], np.ndarray] = {}
 
-    def in_bag(self, index: int) -> np.ndarray:
-        """Return scores of one observation on all bootstraps (n_bootstraps,)."""
-        if index not in self._in_bag_scores:
-            scores = [self._engine.resampled(index, bag) for bag in self._bags]
-            self._in_bag_scores[index] = np.array(scores)
-        return self._in_bag_scores[index]
-
-    def left_out(self, index: int, bootstrap: int) -> float:
-        """Return the score of one observation on the rows that one bootstrap left out."""
-        key = (index, bootstrap)
-        if key not in self._left_out_scores:
-            self._left_out_scores[key] = self._engine.resampled(index, self._left_out[bootstrap])
-        return self._left_out_scores[key]
+    def _bootstrapped(self, index: int, without: int | None) -> np.ndarray:
+        """Scores of one observation on the bootstraps that leave out fold `without`."""
+        key = (index, without)
+        if key not in self._known:
+            bags = self._everything if without is None else self._of_rest[without]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a metric may be ill-defined on a resample
+                scores = [self._engine.resampled(index, bag) for bag in bags]
+            self._known[key] = np.array(scores)
+        return self._known[key]
 
     def standard_error(self, index: int, reference: int) -> float:
         """Return the paired bootstrap standard error of a gain over `reference`."""
-        gains = self.in_bag(index) - self.in_bag(reference)
+        gains = self._bootstrapped(index, None) - self._bootstrapped(reference, None)
         return float(np.nanstd(gains)) if np.isfinite(gains).any() else np.inf
 
-    def winners(self, candidates: np.ndarray, reference: int) -> Winners:
-        """Return who wins the bootstraps among `candidates`, and what winning is worth.
-
-        Candidates too far below the best to win any bootstrap are not scored again.
+    def winners(self, candidates: list[int], without: int | None = None) -> np.ndarray:
+        """Return which of the observations `candidates` wins each bootstrap.
 
         Parameters
         ----------
-        candidates : ndarray of int
-            Indices of observations.
-        reference : int
-            Index of the observation that gains are measured against.
+        candidates : list of int
+            Indices of observations, the one to measure against first.
+        without : int or None
+            Selection fold whose rows have no say.
+
+        Returns
+        -------
+        ndarray of int
+            One index per bootstrap.
         """
-        scores = self._engine.scores
-        alive = [i for i in candidates if self._engine.remembers(i) and np.isfinite(scores[i])]
+        alive = [i for i in candidates if self._engine.remembers(i)]
+        scores = {i: self._score(i, without) for i in alive}
         ranked = sorted(alive, key=lambda i: (-scores[i], i))[:_CONTENDERS]
-        margin = _STILL_WINS * max(self.standard_error(ranked[0], reference), 1e-12)
-        contenders = np.array([i for i in ranked if scores[i] >= scores[ranked[0]] - margin])
-        table = np.stack([self.in_bag(i) for i in contenders])
-        indices = contenders[np.where(np.isfinite(table), table, -np.inf).argmax(0)]
-        bags = range(len(self._bags))
-        inside = [self.in_bag(w)[b] - self.in_bag(reference)[b] for b, w in zip(bags, indices)]
-        outside = [self.left_out(w, b) - self.left_out(reference, b) for b, w in zip(bags, indices)]
-        if not np.isfinite(outside).any():
-            return Winners(indices, -np.inf, np.inf)
-        gain = float(np.nanmean(outside))
-        return Winners(indices, gain, max(0.0, float(np.nanmean(inside)) - gain))
+        noise = self._noise(ranked[0], candidates[0], without)
+        contenders = [i for i in ranked if scores[i] >= scores[ranked[0]] - _STILL_WINS * noise]
+        table = np.stack([self._bootstrapped(i, without) for i in contenders])
+        return np.array(contenders)[np.where(np.isfinite(table), table, -np.inf).argmax(0)]
+
+    def _noise(self, leader: int, reference: int, without: int | None) -> float:
+        gains = self._bootstrapped(leader, without) - self._bootstrapped(reference, without)
+        return float(np.nanstd(gains)) if np.isfinite(gains).any() else 0.0
+
+    def _score(self, index: int, without: int | None) -> float:
+        """Score on all rows, or on all but one fold's."""
+        if without is None:
+            return self._engine.scores[index]
+        score = self._engine.resampled(index, self._rest[without])
+        return score if np.isfinite(score) else -np.inf

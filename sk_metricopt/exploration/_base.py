@@ -12,7 +12,7 @@ import numpy as np
 class Recipe:
     """The criterion of one trajectory.
 
-    Attributes
+    Parameters
     ----------
     validation_share : float
         Weight in [0, 1] of validation rows in the criterion; the rest is on training rows.
@@ -20,6 +20,12 @@ class Recipe:
         Class weights are proportional to ``frequency ** -balance``: 0 natural, 1 balanced.
     class_weight : tuple of float or None
         Further factors, one per class.
+
+    Examples
+    --------
+    >>> from sk_metricopt.exploration import Recipe
+    >>> Recipe(validation_share=0.5, balance=1.0).class_weight is None
+    True
     """
 
     validation_share: float = 0.0
@@ -34,6 +40,15 @@ class BaseExploration(ABC):
     --------
     PortfolioExploration : The default.
     sk_metricopt.testing.check_exploration : The contract as a test.
+
+    Examples
+    --------
+    >>> from sk_metricopt.exploration import BaseExploration, Recipe
+    >>> from sk_metricopt.testing import check_exploration
+    >>> class Balanced(BaseExploration):
+    ...     def recipes(self, n_classes, use_validation_labels, max_observations, rng):
+    ...         return [Recipe(0.5 if use_validation_labels else 0.0, balance=1.0)]
+    >>> check_exploration(Balanced())
     """
 
     @abstractmethod

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from sk_metricopt._adapted import AdaptedNet, Encoded
 from sk_metricopt.exploration._base import Recipe
 
 _EMA = 0.9
-_BATCH = 128  # training rows, and as many probe rows, in a step
+_BATCH = 64  # training rows, and as many probe rows, in a step; half where rows are expensive
 
 OptimizerFactory = Callable[[list[dict]], torch.optim.Optimizer]
 
@@ -61,22 +62,23 @@ class LabelledRows:
         others = [torch.cat([f for f in self.folds if f is not fold]) for fold in self.folds]
         return [*others, everything]
 
-    def pooled(self, adapted: AdaptedNet, phi: Tensor) -> Tensor:
-        """Return log-scores (J, n_probe, K), each row's by the twin that did not train on it.
+    def pooled(self, adapted: AdaptedNet, phi: Tensor, within: Tensor | None = None) -> Tensor:
+        """Return log-scores (J, n, K), each row's by the twin that did not train on it.
 
         Parameters
         ----------
         adapted : AdaptedNet
         phi : Tensor of shape (J, T, n_params)
+        within : Tensor of bool of shape (n_probe,) or None
+            Rows asked for, all if None.
         """
-        if not self.folds:
-            return adapted.scores(phi[:, -1], self.probe.encoded)
+        everything = torch.arange(len(self.probe), device=self.probe.y.device)
+        twins = self.folds or [everything]
+        asked = [fold if within is None else fold[within[fold]] for fold in twins]
         parts = [
-            adapted.scores(phi[:, k], self.probe.encoded.take(fold))
-            for k, fold in enumerate(self.folds)
+            adapted.scores(phi[:, k], self.probe.encoded.take(rows)) for k, rows in enumerate(asked)
         ]
-        order = torch.cat(self.folds).argsort()
-        return torch.cat(parts, dim=1)[:, order]
+        return torch.cat(parts, dim=1)[:, torch.cat(asked).argsort()]
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ class Trajectories:
         self._adapted = adapted
         self._rows = rows
         self._generator = generator
+        self._batch = int(np.clip(adapted.plan.chunk // 2, _BATCH // 2, _BATCH))
         self._phi = [torch.nn.Parameter(phi.clone()) for phi in start]
         self._average = start.clone()
         # One group per trajectory: restarting one forgets its state and no other's.
@@ -194,19 +197,22 @@ class Trajectories:
             y = torch.cat([y_training, y_probe], 1).unsqueeze(-1)
             pull.scatter_add_(-1, y, -torch.ones_like(y, dtype=pull.dtype))
             weight = torch.cat([on_training.gather(1, y_training), on_probe.gather(1, y_probe)], 1)
-            pull *= weight.unsqueeze(-1) / _BATCH
+            pull *= weight.unsqueeze(-1) / self._batch
             if guidance is not None and guidance.on_scores is not None:
                 twin = torch.arange(len(probe), device=probe.device)[:, None]
-                pull[:, _BATCH:] -= guidance.on_scores[twin, probe] / _BATCH
+                pull[:, self._batch :] -= guidance.on_scores[twin, probe] / self._batch
         return scores, pull
 
     def _draw(self) -> tuple[Tensor, Tensor]:
         """Row indices (J * T, n) into the training and the probe rows."""
         device, n_trajectories = self._rows.training.y.device, len(self._phi)
         twin_rows = self._rows.twin_rows
-        training = torch.randint(len(self._rows.training), (_BATCH,), generator=self._generator)
+        training = torch.randint(
+            len(self._rows.training), (self._batch,), generator=self._generator
+        )
         drawn = [
-            torch.randint(len(rows), (_BATCH,), generator=self._generator) for rows in twin_rows
+            torch.randint(len(rows), (self._batch,), generator=self._generator)
+            for rows in twin_rows
         ]
         probe = torch.stack([r[d.to(device)] for r, d in zip(twin_rows, drawn, strict=True)])
         training = training.to(device).expand(n_trajectories * len(twin_rows), -1)

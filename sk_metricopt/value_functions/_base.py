@@ -18,6 +18,26 @@ class BaseValueFunction(ABC):
     --------
     BehaviourValueFunction : The default.
     sk_metricopt.testing.check_value_function : The contract as a test.
+
+    Examples
+    --------
+    A value function that reads the mean log-score of the true class and nothing else:
+
+    >>> import numpy as np
+    >>> from sk_metricopt.testing import check_value_function
+    >>> from sk_metricopt.value_functions import BaseValueFunction
+    >>> class LogScore(BaseValueFunction):
+    ...     def start(self, scores, y):
+    ...         return self
+    ...     def describe(self, adapter_params, scores, y):
+    ...         right = scores.log_softmax(-1)[:, range(len(y)), y]
+    ...         return right.mean(1, keepdim=True)
+    ...     def fit(self, descriptors, observed):
+    ...         self.slope, self.level = np.polyfit(descriptors[:, 0], observed, 1)
+    ...         return self
+    ...     def predict(self, descriptors):
+    ...         return self.level + self.slope * descriptors[:, 0]
+    >>> check_value_function(LogScore())
     """
 
     @abstractmethod
@@ -46,8 +66,20 @@ class BaseValueFunction(ABC):
 
     @abstractmethod
     def fit(self, descriptors: np.ndarray, observed: np.ndarray) -> BaseValueFunction:
-        """Fit on descriptors (n_observations, n_descriptors) and observed scores."""
+        """Learn from observations.
+
+        Parameters
+        ----------
+        descriptors : ndarray of shape (n_observations, n_descriptors)
+        observed : ndarray of shape (n_observations,)
+            Scores, all finite.
+        """
 
     @abstractmethod
     def predict(self, descriptors: Tensor) -> Tensor:
-        """Return predicted scores (n_candidates,), differentiable in `descriptors`."""
+        """Return predicted scores (n_candidates,), differentiable in what is described.
+
+        Parameters
+        ----------
+        descriptors : Tensor of shape (n_candidates, n_descriptors)
+        """
