@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
 from numbers import Integral, Real
 
 import numpy as np
@@ -27,19 +25,18 @@ from sklearn.utils.validation import _check_method_params, check_is_fitted
 
 from sk_metricopt import _skorch, _validation
 from sk_metricopt._adapted import AdaptedNet
-from sk_metricopt._finetuning import N_FOLDS, Finetuning, FinetuningResult, Settings
+from sk_metricopt._finetuning import Finetuning, Settings
+from sk_metricopt._judge import FinetuningResult
 from sk_metricopt._observation import Likeness, ObservationEngine, ValidationRows
+from sk_metricopt._observer import Observer
 from sk_metricopt._progress import progress_bar
 from sk_metricopt._random import draw_seed, preserved, seeded
-from sk_metricopt._resampling import stratified_folds
+from sk_metricopt._roles import Data, labelled_rows
 from sk_metricopt.adapters import BaseAdapter, FiLMAdapter
 from sk_metricopt.exploration import BaseExploration, PortfolioExploration
-from sk_metricopt.exploration._trajectories import LabelledRows, Rows
 from sk_metricopt.value_functions import BaseValueFunction, BehaviourValueFunction
 
 logger = logging.getLogger("sk_metricopt")
-
-_PROBE_ROWS = 1500  # training rows the value function reads where it may not read validation rows
 
 
 def _estimator_has(attr):
@@ -269,10 +266,11 @@ class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
             self._finetune(net, data, seed)
         return self
 
-    def _split(self, X, y, X_val, y_val, params, seed) -> _Data:
+    def _split(self, X, y, X_val, y_val, params, seed) -> Data:
         """Check the input and return training and validation rows."""
         scorer, routed = self._get_scorer(), self._route("fit", params)
-        self._dtype = np.int64 if _skorch.takes_integers(self.estimator) else np.float32
+        indices = _skorch.takes_integers(self.estimator) and _validation.holds_integers(X)
+        self._dtype = np.int64 if indices else np.float32
         given = X
         X, y = _validation.features_and_labels(self, X, y, self._dtype, reset=True)
         _validation.check_encodable(y)
@@ -291,7 +289,7 @@ class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
             _validation.check_validation_params(scorer_params, len(y_val))
             shown = _validation.as_given(given, X_val)
         observed = ValidationRows(shown, y_val, scorer_params)
-        return _Data(X, y, fit_params, X_val, observed, scorer)
+        return Data(X, y, fit_params, X_val, observed, scorer)
 
     def _get_scorer(self):
         if self.scoring is None:
@@ -304,7 +302,7 @@ class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
         _raise_for_params(params, self, method)
         return Bunch(estimator=Bunch(fit={}), scorer=Bunch(score={}))
 
-    def _pretrained(self, data: _Data):
+    def _pretrained(self, data: Data):
         """Return the fitted net that finetuning starts from; set `classes_`."""
         labels = np.unique(data.y)
         if isinstance(self.estimator, FrozenEstimator):
@@ -322,7 +320,7 @@ class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
         _validation.check_all_classes(data.observed.y, self.classes_, "y_val")
         return net
 
-    def _finetune(self, net, data: _Data, seed: int) -> None:
+    def _finetune(self, net, data: Data, seed: int) -> None:
         bridge = _skorch.NetBridge(net)
         bridge.check_output(data.X, len(self.classes_))
         self.estimator_, self.scorer_ = net, data.scorer
@@ -334,73 +332,47 @@ class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
             model.estimator_ = bridge.with_module(adapted.fold(phi))
             return model
 
-        settings = self._settings()
-        rows, judged = self._labelled_rows(adapted, data, seed)
+        rng = np.random.RandomState(seed)
+        rows, judged = labelled_rows(adapted, data, self.classes_, self.use_validation_labels, rng)
         likeness = Likeness(copy.copy(self))
         with progress_bar(self.verbose, self.max_observations) as tick:
             engine = ObservationEngine(
                 data.scorer, data.observed, likeness, self.max_observations, tick
             )
-            result = Finetuning(adapted, rows, judged, engine, settings, model_at, seed).run()
+            observer = Observer(adapted, rows, judged, engine, self._value_function(), model_at)
+            result = Finetuning(observer, self._settings(), seed).run()
         if result.improved:
             self.estimator_ = bridge.with_module(adapted.fold(result.adapter_params))
-        self._set_results(result, engine, settings)
+        self._set_results(result, observer)
+
+    def _value_function(self) -> BaseValueFunction:
+        given = self.value_function
+        return BehaviourValueFunction() if given == "auto" else copy.deepcopy(given)
 
     def _settings(self) -> Settings:
-        make_optimizer = _validation.optimizer_class(self.optimizer)
-        named = (
-            BehaviourValueFunction() if self.value_function == "auto" else self.value_function,
-            PortfolioExploration() if self.exploration == "auto" else self.exploration,
-        )
-        value_function, exploration = copy.deepcopy(named)
-        interval = None if self.observation_interval == "auto" else self.observation_interval
+        given, interval = self.exploration, self.observation_interval
         return Settings(
-            value_function=value_function,
-            exploration=exploration,
-            make_optimizer=make_optimizer,
+            exploration=PortfolioExploration() if given == "auto" else copy.deepcopy(given),
+            make_optimizer=_validation.optimizer_class(self.optimizer),
             lr=self.lr,
             guidance_weight=self.guidance_weight,
-            observation_interval=interval,
+            observation_interval=None if interval == "auto" else interval,
             use_validation_labels=self.use_validation_labels,
             guard_z=self.guard_z,
         )
 
-    def _labelled_rows(
-        self, adapted: AdaptedNet, data: _Data, seed: int
-    ) -> tuple[LabelledRows, LabelledRows]:
-        """Rows that gradients come from, and rows that candidates are observed on."""
-        n_classes, device = len(self.classes_), adapted.device
-
-        def rows_of(X, y) -> Rows:
-            codes = _validation.encoded(y, self.classes_, "y")
-            return Rows(adapted.encode(X), torch.as_tensor(codes, device=device))
-
-        training = rows_of(data.X, data.y)
-        validation = rows_of(data.X_val, data.observed.y)
-        rng = np.random.RandomState(seed)
-        if self.use_validation_labels:
-            fold = stratified_folds(validation.y.cpu().numpy(), N_FOLDS, rng)
-            folds = [torch.as_tensor(np.flatnonzero(fold == k)) for k in range(N_FOLDS)]
-            rows = LabelledRows(training, validation, [f.to(device) for f in folds], n_classes)
-            return rows, rows
-        some = torch.as_tensor(rng.permutation(len(training))[:_PROBE_ROWS], device=device)
-        rows = LabelledRows(training, training.take(some), [], n_classes)
-        return rows, LabelledRows(training, validation, [], n_classes)
-
-    def _set_results(
-        self, result: FinetuningResult, engine: ObservationEngine, settings: Settings
-    ) -> None:
+    def _set_results(self, result: FinetuningResult, observer: Observer) -> None:
         self.adapter_params_ = result.adapter_params.cpu().numpy()
-        self.value_function_ = settings.value_function
+        self.value_function_ = observer.value_function
         self.initial_score_ = result.initial_score
         self.best_score_ = result.best_score
         self.score_gain_ = result.gain
         self.score_gain_se_ = result.gain_se
         self.improved_ = result.improved
         self.verdict_ = result.verdict
-        self.n_observations_ = len(engine.observations)
-        self.n_scorer_calls_ = engine.n_scorer_calls
-        self.observations_ = engine.record()
+        self.n_observations_ = len(observer.engine.observations)
+        self.n_scorer_calls_ = observer.engine.n_scorer_calls
+        self.observations_ = observer.engine.record()
         self.history_ = self.estimator_.history
         if self.verbose:
             logger.info(result.verdict)
@@ -557,15 +529,3 @@ class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
         if tags.classifier_tags is not None and _skorch.is_binary(self.estimator):
             tags.classifier_tags.multi_class = False
         return tags
-
-
-@dataclass(frozen=True)
-class _Data:
-    """Checked input: training rows, validation rows, and what goes with them."""
-
-    X: np.ndarray
-    y: np.ndarray
-    fit_params: dict
-    X_val: np.ndarray
-    observed: ValidationRows
-    scorer: Callable

@@ -17,6 +17,16 @@ from sk_metricopt.exceptions import ObservationWarning
 
 _KEEP_RESPONSES = 32  # observations whose responses stay in memory, to be scored on resamples
 
+_ON_CANDIDATE = (
+    "The scorer failed on a candidate ({}). Such observations are recorded as failed and never "
+    "chosen; the rest goes on."
+)
+_ON_RESAMPLES = (
+    "The scorer failed on a resample of the validation rows ({}). Gains are judged on resamples, so "
+    "the model may stay as it came. A scorer must work on any rows it is given: pass what goes with "
+    "a row, such as its cost, as metadata of fit."
+)
+
 
 class Likeness:
     """What every candidate shows of the estimator it stands for.
@@ -104,7 +114,7 @@ class ObservationEngine:
         # A scorer made by make_scorer hands X to the estimator and looks at it no further.
         self._hands_on_X = isinstance(scorer, _BaseScorer)
         self._pinned = {0}  # the model as it came is what all others are measured against
-        self._warned = False
+        self._warned: set[str] = set()
 
     @property
     def remaining(self) -> int:
@@ -154,7 +164,7 @@ class ObservationEngine:
         except Exception as error:
             if first:
                 raise self._explained(error) from error
-            self._warn(error)
+            self._warn(error, _ON_CANDIDATE)
             observation.score = np.nan
         index = len(self.observations)
         self._responses[index] = response
@@ -174,10 +184,15 @@ class ObservationEngine:
 
     def resampled(self, index: int, rows: np.ndarray) -> float:
         """Return the score of observation `index` on the given rows only; NaN if that fails."""
+        if not len(rows):
+            return np.nan
         try:
-            return self._score(self._responses[index], rows)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # ill-defined on a few rows: of no use to anyone
+                return self._score(self._responses[index], rows)
         except Exception as error:  # noqa: BLE001  user code; one resample lost is no reason to stop
-            self._warn(error)
+            if len(np.unique(self.rows.y[rows])) == len(self.like.classes_):
+                self._warn(error, _ON_RESAMPLES)
             return np.nan
 
     def remembers(self, index: int) -> bool:
@@ -208,22 +223,18 @@ class ObservationEngine:
         return _finite(value)
 
     def _explained(self, error: Exception) -> Exception:
-        kind = error if isinstance(error, TypeError | ValueError) else ValueError()
-        return type(kind)(
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        return kind(
             "The 'scoring' parameter of MetricOptFinetuner must be a scorer that gives one finite "
-            f"number for the model as it came. It failed with {type(error).__name__}: {error} "
-            "Try scorer(estimator, X_val, y_val) on the fitted net by hand."
+            f"number for the model as it came. It failed ({type(error).__name__}: {error}). Try "
+            "scorer(estimator, X_val, y_val) by hand on any fitted classifier of these labels."
         )
 
-    def _warn(self, error: Exception) -> None:
-        if not self._warned:
-            warnings.warn(
-                f"The scorer failed on a candidate ({type(error).__name__}: {error}). Such "
-                "observations are recorded as failed and never chosen; the rest goes on.",
-                ObservationWarning,
-                stacklevel=2,
-            )
-        self._warned = True
+    def _warn(self, error: Exception, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            said = text.format(f"{type(error).__name__}: {error}")
+            warnings.warn(said, ObservationWarning, stacklevel=2)
 
     def _forget(self) -> None:
         """Let go of responses that cannot win any more."""
@@ -236,10 +247,9 @@ class ObservationEngine:
 
 
 def _finite(value) -> float:
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value.item()
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"it returned {value!r} instead of a number.")
-    if not np.isfinite(value):
-        raise ValueError(f"it returned {value!r}, which is not finite.")
-    return float(value)
+    number = value.item() if getattr(value, "shape", None) == () else value  # array, tensor
+    if not isinstance(number, numbers.Real) or isinstance(number, bool):
+        raise TypeError(f"it returned {value!r} instead of a number")
+    if not np.isfinite(number):
+        raise ValueError(f"it returned {number!r}, which is not finite")
+    return float(number)

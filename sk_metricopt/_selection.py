@@ -35,6 +35,11 @@ class Referee:
     ----------
     folds : list of ndarray
         Rows of each selection fold.
+    bootstraps : list of ndarray
+        Rows of each bootstrap of all validation rows.
+    corrections : dict of int to float
+        What is added to the scores of an observation when candidates are compared; by default
+        nothing.
     """
 
     def __init__(
@@ -43,19 +48,20 @@ class Referee:
         self._engine = engine
         fold_of = stratified_folds(y, n_folds, rng)
         self.folds = [np.flatnonzero(fold_of == k) for k in range(n_folds)]
-        self._everything = stratified_bootstraps(y, _BOOTSTRAPS, rng)
+        self.bootstraps = stratified_bootstraps(y, _BOOTSTRAPS, rng)
         self._rest = [np.flatnonzero(fold_of != k) for k in range(n_folds)]
         self._of_rest = [
             [rest[bag] for bag in stratified_bootstraps(y[rest], _BOOTSTRAPS_OF_REST, rng)]
             for rest in self._rest
         ]
         self._known: dict[tuple[int, int | None], np.ndarray] = {}
+        self.corrections: dict[int, float] = {}
 
-    def _bootstrapped(self, index: int, without: int | None) -> np.ndarray:
+    def bootstrapped(self, index: int, without: int | None = None) -> np.ndarray:
         """Scores of one observation on the bootstraps that leave out fold `without`."""
         key = (index, without)
         if key not in self._known:
-            bags = self._everything if without is None else self._of_rest[without]
+            bags = self.bootstraps if without is None else self._of_rest[without]
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a metric may be ill-defined on a resample
                 scores = [self._engine.resampled(index, bag) for bag in bags]
@@ -64,8 +70,7 @@ class Referee:
 
     def standard_error(self, index: int, reference: int) -> float:
         """Return the paired bootstrap standard error of a gain over `reference`."""
-        gains = self._bootstrapped(index, None) - self._bootstrapped(reference, None)
-        return float(np.nanstd(gains)) if np.isfinite(gains).any() else np.inf
+        return spread(self.bootstrapped(index) - self.bootstrapped(reference))
 
     def winners(self, candidates: list[int], without: int | None = None) -> np.ndarray:
         """Return which of the observations `candidates` wins each bootstrap.
@@ -87,16 +92,24 @@ class Referee:
         ranked = sorted(alive, key=lambda i: (-scores[i], i))[:_CONTENDERS]
         noise = self._noise(ranked[0], candidates[0], without)
         contenders = [i for i in ranked if scores[i] >= scores[ranked[0]] - _STILL_WINS * noise]
-        table = np.stack([self._bootstrapped(i, without) for i in contenders])
+        table = np.stack(
+            [self.bootstrapped(i, without) + self.corrections.get(i, 0.0) for i in contenders]
+        )
         return np.array(contenders)[np.where(np.isfinite(table), table, -np.inf).argmax(0)]
 
     def _noise(self, leader: int, reference: int, without: int | None) -> float:
-        gains = self._bootstrapped(leader, without) - self._bootstrapped(reference, without)
-        return float(np.nanstd(gains)) if np.isfinite(gains).any() else 0.0
+        gains = self.bootstrapped(leader, without) - self.bootstrapped(reference, without)
+        return spread(gains) if np.isfinite(gains).any() else 0.0
 
     def _score(self, index: int, without: int | None) -> float:
-        """Score on all rows, or on all but one fold's."""
+        """Score on all rows, or on all but one fold's, corrected."""
         if without is None:
-            return self._engine.scores[index]
-        score = self._engine.resampled(index, self._rest[without])
-        return score if np.isfinite(score) else -np.inf
+            score = self._engine.scores[index]
+        else:
+            score = self._engine.resampled(index, self._rest[without])
+        return score + self.corrections.get(index, 0.0) if np.isfinite(score) else -np.inf
+
+
+def spread(gains: np.ndarray) -> float:
+    """Return the standard deviation of bootstrapped gains; infinite if none is known."""
+    return float(np.nanstd(gains)) if np.isfinite(gains).any() else np.inf

@@ -27,9 +27,11 @@ def check_one_metric(scoring) -> None:
 def features_and_labels(estimator, X, y, dtype, reset: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return `X` as an array of `dtype` and `y` as labels, checked as scikit-learn does."""
     X, y = as_array(X), as_array(y)
-    if np.ndim(X) <= 2:
+    if reset:
+        _forget_shape(estimator)
+    if not _is_nd(estimator, X):
         return validate_data(estimator, X, y, dtype=dtype, reset=reset)
-    X, y = check_X_y(X, y, dtype=dtype, allow_nd=True, estimator=estimator)
+    X, y = check_X_y(X, y, dtype=dtype, allow_nd=True, ensure_2d=False, estimator=estimator)
     _check_sample_shape(estimator, X, reset)
     return X, y
 
@@ -37,11 +39,25 @@ def features_and_labels(estimator, X, y, dtype, reset: bool) -> tuple[np.ndarray
 def features(estimator, X, dtype) -> np.ndarray:
     """Return `X` as an array of `dtype`, of the shape `fit` saw."""
     X = as_array(X)
-    if np.ndim(X) <= 2 and not hasattr(estimator, "_sample_shape"):
+    if not _is_nd(estimator, X):
         return validate_data(estimator, X, dtype=dtype, reset=False)
     X = check_array(X, dtype=dtype, allow_nd=True, ensure_2d=False, estimator=estimator)
     _check_sample_shape(estimator, X, reset=False)
     return X
+
+
+def _is_nd(estimator, X) -> bool:
+    """Whether rows are images or sequences, or were in fit."""
+    n_dims = getattr(X, "ndim", None)  # a list has none
+    return (np.asarray(X).ndim if n_dims is None else n_dims) > 2 or hasattr(
+        estimator, "_sample_shape"
+    )
+
+
+def _forget_shape(estimator) -> None:
+    for name in ("_sample_shape", "n_features_in_", "feature_names_in_"):
+        if hasattr(estimator, name):
+            delattr(estimator, name)
 
 
 def _check_sample_shape(estimator, X: np.ndarray, reset: bool) -> None:
@@ -157,6 +173,14 @@ def _with_every_class(y, training, validation):
 def as_array(X):
     """Return tensors as arrays on the CPU; anything else as it came."""
     return X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else X
+
+
+def holds_integers(X) -> bool:
+    """Whether all values are whole numbers, of whatever type a Pipeline made of them."""
+    values = np.asarray(as_array(X))
+    return values.dtype.kind in "iub" or (
+        values.dtype.kind == "f" and np.array_equal(values, np.trunc(values))
+    )
 
 
 def as_given(given, checked: np.ndarray):

@@ -1,0 +1,237 @@
+"""From observations to a decision: soup, closing shift, guard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sk_metricopt._observer import Observer, Point
+from sk_metricopt._selection import Referee
+from sk_metricopt._shift import coordinate_shifts, threshold_shifts
+from sk_metricopt._smoothing import ValueSmoother
+
+_SHIFT_SHARE, _SHIFT_MOST = 0.16, 24  # observations kept for the closing shift
+_JUDGEMENTS = 2  # observations of what was chosen, before and after the shift
+_FEW_ROWS = 10  # of a class; with fewer the guard cannot judge a metric that hangs on it
+_HANGS_ON = 0.25
+
+
+@dataclass(frozen=True)
+class FinetuningResult:
+    """What finetuning found.
+
+    Attributes
+    ----------
+    adapter_params : Tensor of shape (n_params,)
+        Zero unless `improved`.
+    improved : bool
+        The guard let the finetuned model pass.
+    initial_score, best_score : float
+        On the validation rows; the latter on rows that had no say in it.
+    gain, gain_se : float
+        What the guard saw, with its paired standard error.
+    verdict : str
+        What the guard decided, in words.
+    """
+
+    adapter_params: Tensor
+    improved: bool
+    initial_score: float
+    best_score: float
+    gain: float
+    gain_se: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What was chosen, and the observation of what that is worth where it was not chosen."""
+
+    phi: Tensor
+    index: int
+    scores: Tensor
+
+
+class Judge:
+    """Chooses among the observed points and decides whether the choice may replace the model.
+
+    Everything is chosen twice: on all validation rows for what is deployed, and without each
+    selection fold in turn for what is judged there. A judged row so had no say in the φ that scores
+    it: its twin did not train on it and its fold was not asked.
+
+    Parameters
+    ----------
+    observer : Observer
+        The model as it came has been observed.
+    referee : Referee
+    guard_z : float or None
+    rng : numpy.random.RandomState
+
+    Attributes
+    ----------
+    n_reserved : int
+        Observations to leave for the judge.
+    """
+
+    def __init__(
+        self,
+        observer: Observer,
+        referee: Referee,
+        guard_z: float | None,
+        rng: np.random.RandomState,
+    ):
+        self._observer = observer
+        self._engine = observer.engine
+        self._referee = referee
+        self._guard_z = guard_z
+        self._rng = rng
+        self._initial = observer.judged.pooled(observer.adapted, observer.points[0].phi[None])[0]
+        self._n_shifts = self._count_shifts()
+        self.n_reserved = self._n_shifts + _JUDGEMENTS
+
+    def decide(self) -> FinetuningResult:
+        """Choose, judge, guard."""
+        if self._engine.remaining < 1 or len(self._observer.points) < 2:
+            return self._unchanged("there were no observations left to finetune with")
+        smoother = ValueSmoother(self._observer, self._referee)
+        return self._guard(self._shifted(self._soup(), smoother), smoother)
+
+    # choose -------------------------------------------------------------------------------------
+
+    def _soup(self) -> _Choice:
+        """Average the bootstrap winners."""
+        phi_of = {p.index: p.phi for p in self._observer.points}
+
+        def average(without: int | None) -> Tensor:
+            winners = self._referee.winners(list(phi_of), without)
+            return torch.stack([phi_of[i] for i in winners]).mean(0)
+
+        judged, adapted = self._observer.judged, self._observer.adapted
+        scores = self._initial.clone()
+        for k, fold in enumerate(self._referee.folds):
+            within = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+            within[torch.as_tensor(fold, device=scores.device)] = True
+            scores[within] = judged.pooled(adapted, average(without=k)[None], within)[0]
+        return self._judged(average(without=None), scores)
+
+    def _judged(self, phi: Tensor, scores: Tensor) -> _Choice:
+        index = self._observer.record(Point(phi, "judge"), scores)
+        self._engine.pin(index)
+        return _Choice(phi, index, scores)
+
+    # shift --------------------------------------------------------------------------------------
+
+    def _count_shifts(self) -> int:
+        """Observations to keep for the shift: none where a shift is impossible or no use."""
+        observer, n_classes = self._observer, self._initial.shape[1]
+        shift = torch.zeros(n_classes, device=self._initial.device)
+        shift[-1] = 1.0
+        phi = observer.points[0].phi[-1]
+        some = observer.judged.probe.encoded.take(slice(0, 64))
+        moved = observer.adapted.scores((phi + observer.adapted.shift_params(shift))[None], some)
+        expected = observer.adapted.scores(phi[None], some) + shift
+        hosted = torch.allclose(moved.softmax(-1), expected.softmax(-1), atol=1e-5)
+        n_shifts = min(_SHIFT_MOST, int(_SHIFT_SHARE * self._engine.budget))
+        if not hosted or n_shifts < 4:
+            return 0
+        index = observer.record(Point(observer.points[0].phi, "shift"), self._initial + shift)
+        return 0 if self._engine.scores[index] == self._engine.scores[0] else n_shifts
+
+    def _shifted(self, soup: _Choice, smoother: ValueSmoother) -> _Choice:
+        """Shift the log-scores of each class, where that is judged better."""
+        n = min(self._n_shifts, self._engine.remaining - 1)
+        if n < 3:
+            return soup
+        shifts = self._observe_shifts(soup.phi, n, smoother)
+
+        def average(without: int | None) -> Tensor:
+            winners = self._referee.winners(list(shifts), without)
+            return torch.stack([shifts[i] for i in winners]).mean(0)
+
+        scores = soup.scores.clone()
+        for k, fold in enumerate(self._referee.folds):
+            scores[torch.as_tensor(fold, device=scores.device)] += average(without=k)
+        increment = self._observer.adapted.shift_params(average(without=None))
+        shifted = self._judged(soup.phi + increment, scores)
+        better = self._engine.scores[shifted.index] > self._engine.scores[soup.index]
+        return shifted if better else soup
+
+    def _observe_shifts(self, phi: Tensor, n: int, smoother: ValueSmoother) -> dict[int, Tensor]:
+        """Observe `n` shifts, the first of them none; return them by index."""
+        observer = self._observer
+        scores = observer.judged.pooled(observer.adapted, phi[None])[0]
+        observed: dict[int, Tensor] = {}
+
+        def observe(shift: Tensor) -> float:
+            index = observer.record(Point(phi, "shift"), scores + shift)
+            observed[index] = shift
+            return smoother.smoothed(index, scores + shift)
+
+        current = torch.zeros_like(scores[0])
+        best = observe(current)
+        if len(current) == 2:
+            for shift in threshold_shifts(scores.cpu().numpy(), n - 1):
+                observe(torch.as_tensor(shift).to(scores))
+            return observed
+        for (k, step), _ in zip(
+            coordinate_shifts(len(current), self._rng), range(n - 1), strict=False
+        ):
+            shift = current.clone()
+            shift[k] += step
+            score = observe(shift)
+            if score > best:
+                current, best = shift, score
+        return observed
+
+    # guard --------------------------------------------------------------------------------------
+
+    def _guard(self, choice: _Choice, smoother: ValueSmoother) -> FinetuningResult:
+        """Keep the model as it came unless the gain stands out from its standard error."""
+        if choice.phi.abs().max() == 0:
+            return self._unchanged("no candidate scored better than the model as it came")
+        gain, se = smoother.gain(choice.index, choice.scores, self._initial)
+        z = self._guard_z
+        if z is not None:
+            rare = self._rare_class()
+            if rare is not None:
+                return self._unchanged(rare, gain, se)
+            if not gain > max(0.0, z * se):
+                reason = f"the gain {gain:+.4f} does not exceed {z} standard errors of {se:.4f}"
+                return self._unchanged(reason, gain, se)
+        initial = float(self._engine.scores[0])
+        verdict = f"finetuned: gain {gain:+.4f}, standard error {se:.4f}"
+        return FinetuningResult(choice.phi[-1], True, initial, initial + gain, gain, se, verdict)
+
+    def _unchanged(self, reason: str, gain: float = 0.0, se: float = 0.0) -> FinetuningResult:
+        initial = float(self._engine.scores[0])
+        zero = torch.zeros_like(self._observer.points[0].phi[-1])
+        verdict = f"unchanged: {reason}"
+        return FinetuningResult(zero, False, initial, initial, gain, se, verdict)
+
+    def _rare_class(self) -> str | None:
+        """Name a class that the metric hangs on and that has too few validation rows.
+
+        Resampling cannot see how uncertain a recall over a handful of rows is, so the standard
+        error cannot be trusted there. The metric hangs on a class if deciding its rows all right or
+        all wrong moves the score by much of what deciding all rows right or wrong does.
+        """
+        y = self._observer.judged.probe.y.cpu().numpy()
+        n_classes, classes = self._initial.shape[1], self._engine.like.classes_
+        counts = np.bincount(y, minlength=n_classes)
+        rare = np.flatnonzero(counts < _FEW_ROWS)
+        if not len(rare):
+            return None
+        wrong = (y + 1) % n_classes
+        perfect = self._engine.score_decisions(y)
+        span = perfect - self._engine.score_decisions(wrong)
+        for k in rare:
+            lost = perfect - self._engine.score_decisions(np.where(y == k, wrong, y))
+            if not lost <= _HANGS_ON * span:
+                return (
+                    f"the metric hangs on class {classes[k]!r}, of which there are "
+                    f"{counts[k]} validation rows, fewer than {_FEW_ROWS}"
+                )
+        return None
