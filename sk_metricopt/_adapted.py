@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,10 +116,10 @@ class AdaptedNet:
 
     def encode(self, X: np.ndarray) -> Encoded:
         """Return `X` after the frozen prefix."""
-        X = self.bridge.tensor(X)
+        x = self.bridge.tensor(X)
         if self._split.prefix is None:
-            return Encoded((self._arranged(X),))
-        parts = [self._encode_rows(X[i : i + _ENCODE_ROWS]) for i in range(0, len(X), _ENCODE_ROWS)]
+            return Encoded((self._arranged(x),))
+        parts = [self._encode_rows(x[i : i + _ENCODE_ROWS]) for i in range(0, len(x), _ENCODE_ROWS)]
         return Encoded(tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
     def _encode_rows(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -147,10 +146,7 @@ class AdaptedNet:
 
     def _batched(self, phi: Tensor, rows: Encoded, dims: int | None, vmap: bool) -> Tensor:
         if vmap:
-            with warnings.catch_warnings():
-                # Some operators have no batching rule and loop inside; the plan has timed that.
-                warnings.filterwarnings("ignore", ".*performance drop.*", UserWarning)
-                return self._vmapped[dims](phi, rows.tensors)
+            return self._vmapped[dims](phi, rows.tensors)
         batches = (rows if dims is None else rows.take(j) for j in range(len(phi)))
         return torch.stack(
             [self._scores_of_one(p, r.tensors) for p, r in zip(phi, batches, strict=True)]
@@ -164,7 +160,7 @@ class AdaptedNet:
                 weights[f"{entry}.params"] = phi[part]
                 continue
             for key, value in self.adapter.weights(self._hosts[name], phi[part]).items():
-                weights[f"{name}.{key}"] = value
+                weights[f"{name}.{key}" if name else key] = value
         output = functional_call(self._split.suffix, weights, tensors, tie_weights=False)
         return self.bridge.scores(output)
 

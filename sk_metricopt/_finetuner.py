@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import logging
+import warnings
 from numbers import Integral, Real
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, _fit_context
-from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import check_scoring, get_scorer, get_scorer_names
+from sklearn.metrics import check_scoring, get_scorer
 from sklearn.utils import Bunch, ClassifierTags, _safe_indexing, get_tags
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metadata_routing import (
@@ -31,7 +31,7 @@ from sk_metricopt._observation import Likeness, ObservationEngine, ValidationRow
 from sk_metricopt._observer import Observer
 from sk_metricopt._progress import progress_bar
 from sk_metricopt._random import draw_seed, preserved, seeded
-from sk_metricopt._roles import Data, labelled_rows
+from sk_metricopt._roles import Data, labelled_rows, pretrained
 from sk_metricopt.adapters import BaseAdapter, FiLMAdapter
 from sk_metricopt.exploration import BaseExploration, PortfolioExploration
 from sk_metricopt.value_functions import BaseValueFunction, BehaviourValueFunction
@@ -165,15 +165,22 @@ class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
     >>> from sk_metricopt import MetricOptFinetuner
     >>> X, y = load_wine(return_X_y=True)
     >>> net = NeuralNetClassifier(
-    ...     torch.nn.Sequential,
-    ...     module__args=[],
+    ...     torch.nn.Linear,
+    ...     module__in_features=13,
+    ...     module__out_features=3,
+    ...     criterion=torch.nn.CrossEntropyLoss,
     ...     verbose=0,
-    ... )  # doctest: +SKIP
+    ... )
+    >>> est = MetricOptFinetuner(net, scoring="f1_macro", max_observations=30, random_state=0)
+    >>> est.fit(scale(X), y).predict(scale(X)).shape
+    (178,)
+    >>> bool(est.best_score_ >= est.initial_score_)
+    True
     """
 
     _parameter_constraints: dict = {
         "estimator": [HasMethods(["fit", "predict"]), torch.nn.Module],
-        "scoring": [StrOptions(set(get_scorer_names())), callable, None],
+        "scoring": "no_validation",  # check_one_metric says more than a list of all names
         "adapter": [StrOptions({"film"}), BaseAdapter],
         "adapter_targets": [StrOptions({"auto", "all"}), list],
         "value_function": [StrOptions({"auto"}), BaseValueFunction],
@@ -227,8 +234,6 @@ class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    # fit ----------------------------------------------------------------------------------------
-
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y, *, X_val=None, y_val=None, **params):
         """Train the net where needed, then finetune it towards the metric.
@@ -257,12 +262,15 @@ class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
         """
         _validation.check_one_metric(self.scoring)
         _validation.check_val_pair(X_val, y_val)
+        _validation.optimizer_class(self.optimizer)
         _skorch.check_estimator_kind(self.estimator)
         _skorch.check_not_trimmed(self.estimator)
         seed = draw_seed(self.random_state)
-        with seeded(seed):
+        with seeded(seed), warnings.catch_warnings():
+            # Operators without a batching rule loop inside vmap; the plan has timed that.
+            warnings.filterwarnings("ignore", ".*performance drop.*", UserWarning)
             data = self._split(X, y, X_val, y_val, params, seed)
-            net = self._pretrained(data)
+            net, self.classes_ = pretrained(self.estimator, data)
             self._finetune(net, data, seed)
         return self
 
@@ -282,9 +290,7 @@ class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
             X, y, X_val, y_val = X[training], y[training], X[rows], y[rows]
         else:
             given = X_val
-            X_val, y_val = _validation.features_and_labels(
-                self, X_val, y_val, self._dtype, reset=False
-            )
+            X_val, y_val = _validation.validation_rows(self, X_val, y_val, self._dtype)
             scorer_params, fit_params = routed.scorer.score, routed.estimator.fit
             _validation.check_validation_params(scorer_params, len(y_val))
             shown = _validation.as_given(given, X_val)
@@ -301,24 +307,6 @@ class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
             return process_routing(self, method, **params)
         _raise_for_params(params, self, method)
         return Bunch(estimator=Bunch(fit={}), scorer=Bunch(score={}))
-
-    def _pretrained(self, data: Data):
-        """Return the fitted net that finetuning starts from; set `classes_`."""
-        labels = np.unique(data.y)
-        if isinstance(self.estimator, FrozenEstimator):
-            net = _skorch.frozen_net(self.estimator)
-            self.classes_ = _validation.known_classes(labels, np.asarray(net.classes_))
-        elif isinstance(self.estimator, torch.nn.Module):
-            net = _skorch.net_around(self.estimator, data.X)
-            self.classes_ = _validation.known_classes(labels, np.asarray(net.classes_))
-        else:
-            _skorch.check_trainable(self.estimator, len(labels))
-            self.classes_ = labels
-            _validation.check_all_classes(data.observed.y, labels, "y_val")
-            y = _validation.encoded(data.y, labels, "y")
-            net = _skorch.trained_net(self.estimator, data.X, y, data.fit_params)
-        _validation.check_all_classes(data.observed.y, self.classes_, "y_val")
-        return net
 
     def _finetune(self, net, data: Data, seed: int) -> None:
         bridge = _skorch.NetBridge(net)
@@ -377,8 +365,6 @@ class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
         if self.verbose:
             logger.info(result.verdict)
 
-    # predict ------------------------------------------------------------------------------------
-
     def _net_proba(self, X) -> np.ndarray:
         check_is_fitted(self)
         X = _validation.features(self, X, self._dtype)
@@ -428,27 +414,10 @@ class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
         -------
         ndarray
         """
-        return self._delegated("decision_function", X)
-
-    @available_if(_estimator_has("transform"))
-    def transform(self, X):
-        """Return the net's own transform of `X`, where it has one.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
-
-        Returns
-        -------
-        ndarray
-        """
-        return self._delegated("transform", X)
-
-    def _delegated(self, method: str, X):
         check_is_fitted(self)
         X = _validation.features(self, X, self._dtype)
         with preserved():
-            return getattr(self.estimator_, method)(X)
+            return self.estimator_.decision_function(X)
 
     def score(self, X, y, **params):
         """Return the score of the metric the estimator was finetuned towards.
@@ -490,8 +459,6 @@ class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
 
         check_is_fitted(self)
         return to_onnx(self, X, path, **options)
-
-    # scikit-learn -------------------------------------------------------------------------------
 
     def get_metadata_routing(self):
         """Return which metadata goes to the net and which to the scorer.

@@ -16,9 +16,9 @@ from sk_metricopt.exploration import BaseExploration, Recipe
 from sk_metricopt.exploration._trajectories import OptimizerFactory, Trajectories
 
 _SELECTION_FOLDS = 4  # of the validation rows, for the choice to be judged on
-_AGENTS = 3
-_EXPLORE_SHARE = 0.6  # of the observations on trajectories, where agents are guided afterwards
-_EXPLORE_STEPS = 400  # in all, where observation_interval is "auto"
+_AGENTS = 2
+_EXPLORE_SHARE = 0.75  # of the observations on trajectories, where agents are guided afterwards
+_EXPLORE_STEPS = 700  # in all, where observation_interval is "auto"
 _FALLS_BEHIND = 0.7  # standard errors below the best from which an agent restarts
 
 

@@ -76,7 +76,8 @@ def _gradients(
         value = value_function.predict(value_function.describe(phi, scores, y)).sum()
         if not value.requires_grad:
             return None, None
-        return torch.autograd.grad(value, (scores, phi), allow_unused=True)
+        by_scores, by_params = torch.autograd.grad(value, (scores, phi), allow_unused=True)
+        return by_scores, by_params
 
 
 def _criterion_size(scores: Tensor, y: Tensor, recipes: list[Recipe], n_classes: int) -> Tensor:

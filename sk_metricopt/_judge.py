@@ -96,8 +96,7 @@ class Judge:
         """Choose, judge, guard."""
         if self._engine.remaining < 1 or len(self._observer.points) < 2:
             return self._unchanged("there were no observations left to finetune with")
-        smoother = ValueSmoother(self._observer, self._referee)
-        return self._guard(self._shifted(self._soup(), smoother), smoother)
+        return self._guard(self._shifted(self._soup()))
 
     # choose -------------------------------------------------------------------------------------
 
@@ -140,12 +139,12 @@ class Judge:
         index = observer.record(Point(observer.points[0].phi, "shift"), self._initial + shift)
         return 0 if self._engine.scores[index] == self._engine.scores[0] else n_shifts
 
-    def _shifted(self, soup: _Choice, smoother: ValueSmoother) -> _Choice:
+    def _shifted(self, soup: _Choice) -> _Choice:
         """Shift the log-scores of each class, where that is judged better."""
         n = min(self._n_shifts, self._engine.remaining - 1)
         if n < 3:
             return soup
-        shifts = self._observe_shifts(soup.phi, n, smoother)
+        shifts = self._observe_shifts(soup.phi, n)
 
         def average(without: int | None) -> Tensor:
             winners = self._referee.winners(list(shifts), without)
@@ -159,7 +158,7 @@ class Judge:
         better = self._engine.scores[shifted.index] > self._engine.scores[soup.index]
         return shifted if better else soup
 
-    def _observe_shifts(self, phi: Tensor, n: int, smoother: ValueSmoother) -> dict[int, Tensor]:
+    def _observe_shifts(self, phi: Tensor, n: int) -> dict[int, Tensor]:
         """Observe `n` shifts, the first of them none; return them by index."""
         observer = self._observer
         scores = observer.judged.pooled(observer.adapted, phi[None])[0]
@@ -168,7 +167,7 @@ class Judge:
         def observe(shift: Tensor) -> float:
             index = observer.record(Point(phi, "shift"), scores + shift)
             observed[index] = shift
-            return smoother.smoothed(index, scores + shift)
+            return self._engine.scores[index]
 
         current = torch.zeros_like(scores[0])
         best = observe(current)
@@ -188,10 +187,11 @@ class Judge:
 
     # guard --------------------------------------------------------------------------------------
 
-    def _guard(self, choice: _Choice, smoother: ValueSmoother) -> FinetuningResult:
+    def _guard(self, choice: _Choice) -> FinetuningResult:
         """Keep the model as it came unless the gain stands out from its standard error."""
         if choice.phi.abs().max() == 0:
             return self._unchanged("no candidate scored better than the model as it came")
+        smoother = ValueSmoother(self._observer, self._referee)
         gain, se = smoother.gain(choice.index, choice.scores, self._initial)
         z = self._guard_z
         if z is not None:
@@ -231,7 +231,7 @@ class Judge:
             lost = perfect - self._engine.score_decisions(np.where(y == k, wrong, y))
             if not lost <= _HANGS_ON * span:
                 return (
-                    f"the metric hangs on class {classes[k]!r}, of which there are "
+                    f"the metric hangs on class {classes.tolist()[k]!r}, of which there are "
                     f"{counts[k]} validation rows, fewer than {_FEW_ROWS}"
                 )
         return None

@@ -22,9 +22,9 @@ _ON_CANDIDATE = (
     "chosen; the rest goes on."
 )
 _ON_RESAMPLES = (
-    "The scorer failed on a resample of the validation rows ({}). Gains are judged on resamples, so "
-    "the model may stay as it came. A scorer must work on any rows it is given: pass what goes with "
-    "a row, such as its cost, as metadata of fit."
+    "The scorer failed on a resample of the validation rows ({}). Gains are judged on resamples, "
+    "so the model may stay as it came. A scorer must work on any rows it is given: pass what goes "
+    "with a row, such as its cost, as metadata of fit."
 )
 
 

@@ -91,7 +91,9 @@ class Observer:
             self.value_function.start(read[0], self.rows.probe.y)
         described = self.value_function.describe(phi[:, -1], read, self.rows.probe.y)
         guided = any(p.phase == "guide" for p in points)
-        guesses = self._predict(described) if guided else [np.nan] * len(points)
+        guesses = (
+            self.value_function.predict(described).tolist() if guided else [np.nan] * len(points)
+        )
         for point, of_point, guess in zip(points, scores, guesses, strict=True):
             point.index = self.record(point, of_point, guess)
         self.points.extend(points)
@@ -118,12 +120,3 @@ class Observer:
     def learn(self) -> None:
         """Fit the value function on everything observed."""
         self.value_function.fit(*self.observed())
-
-    def predictions(self) -> dict[int, float]:
-        """Return what the value function says of every point, by index of its observation."""
-        described = torch.as_tensor(np.stack(self._descriptors), device=self.adapted.device)
-        indices = [p.index for p in self.points]
-        return dict(zip(indices, self._predict(described), strict=True))
-
-    def _predict(self, described: Tensor) -> list[float]:
-        return self.value_function.predict(described).tolist()

@@ -19,4 +19,3 @@ def stratified_bootstraps(y: np.ndarray, n: int, rng: np.random.RandomState) -> 
     return [
         np.sort(np.concatenate([rng.choice(rows, len(rows)) for rows in classes])) for _ in range(n)
     ]
-

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from sklearn.frozen import FrozenEstimator
 
-from sk_metricopt import _validation
+from sk_metricopt import _skorch, _validation
 from sk_metricopt._adapted import AdaptedNet
 from sk_metricopt._observation import ValidationRows
 from sk_metricopt._resampling import stratified_folds
@@ -43,6 +44,24 @@ class Data:
     scorer: Callable
 
 
+def pretrained(estimator, data: Data) -> tuple[object, np.ndarray]:
+    """Return the fitted net that finetuning starts from, and the labels behind its outputs."""
+    labels = np.unique(data.y)
+    if isinstance(estimator, FrozenEstimator):
+        net = _skorch.frozen_net(estimator)
+    elif isinstance(estimator, torch.nn.Module):
+        net = _skorch.net_around(estimator, data.X)
+    else:
+        _skorch.check_trainable(estimator, len(labels))
+        net = None
+    classes = labels if net is None else _validation.known_classes(labels, net.classes_)
+    _validation.check_classes(data.observed.y, data.y, classes)
+    if net is None:
+        y = _validation.encoded(data.y, classes)
+        net = _skorch.trained_net(estimator, data.X, y, data.fit_params)
+    return net, classes
+
+
 def labelled_rows(
     adapted: AdaptedNet,
     data: Data,
@@ -57,7 +76,7 @@ def labelled_rows(
     device, n_classes = adapted.device, len(classes)
 
     def rows_of(X: np.ndarray, y: np.ndarray) -> Rows:
-        codes = _validation.encoded(y, classes, "y")
+        codes = _validation.encoded(y, classes)
         return Rows(adapted.encode(X), torch.as_tensor(codes, device=device))
 
     training, validation = rows_of(data.X, data.y), rows_of(data.X_val, data.observed.y)

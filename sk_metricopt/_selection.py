@@ -37,9 +37,6 @@ class Referee:
         Rows of each selection fold.
     bootstraps : list of ndarray
         Rows of each bootstrap of all validation rows.
-    corrections : dict of int to float
-        What is added to the scores of an observation when candidates are compared; by default
-        nothing.
     """
 
     def __init__(
@@ -55,7 +52,6 @@ class Referee:
             for rest in self._rest
         ]
         self._known: dict[tuple[int, int | None], np.ndarray] = {}
-        self.corrections: dict[int, float] = {}
 
     def bootstrapped(self, index: int, without: int | None = None) -> np.ndarray:
         """Scores of one observation on the bootstraps that leave out fold `without`."""
@@ -92,9 +88,7 @@ class Referee:
         ranked = sorted(alive, key=lambda i: (-scores[i], i))[:_CONTENDERS]
         noise = self._noise(ranked[0], candidates[0], without)
         contenders = [i for i in ranked if scores[i] >= scores[ranked[0]] - _STILL_WINS * noise]
-        table = np.stack(
-            [self.bootstrapped(i, without) + self.corrections.get(i, 0.0) for i in contenders]
-        )
+        table = np.stack([self.bootstrapped(i, without) for i in contenders])
         return np.array(contenders)[np.where(np.isfinite(table), table, -np.inf).argmax(0)]
 
     def _noise(self, leader: int, reference: int, without: int | None) -> float:
@@ -102,12 +96,12 @@ class Referee:
         return spread(gains) if np.isfinite(gains).any() else 0.0
 
     def _score(self, index: int, without: int | None) -> float:
-        """Score on all rows, or on all but one fold's, corrected."""
+        """Score on all rows, or on all but one fold's."""
         if without is None:
             score = self._engine.scores[index]
         else:
             score = self._engine.resampled(index, self._rest[without])
-        return score + self.corrections.get(index, 0.0) if np.isfinite(score) else -np.inf
+        return score if np.isfinite(score) else -np.inf
 
 
 def spread(gains: np.ndarray) -> float:

@@ -80,8 +80,7 @@ class NetBridge:
 
     def check_output(self, X: np.ndarray, n_classes: int) -> None:
         """Raise ValueError unless the net gives one probability per class for a few rows."""
-        with torch.no_grad(), evaluating(self.module):
-            proba = self.proba(self.module(self.tensor(X[:8])))
+        proba = self.proba(_output_of(self.module, self.tensor(X[:8])))
         criterion = type(self.net.criterion_).__name__
         if proba.dim() != 2 or proba.shape[1] != n_classes:
             raise ValueError(
@@ -156,21 +155,40 @@ def frozen_net(estimator: FrozenEstimator) -> NeuralNetClassifier:
     return copy_net(net)
 
 
-def net_around(module: nn.Module, X: np.ndarray, device: str = "cpu") -> NeuralNetClassifier:
+def net_around(module: nn.Module, X: np.ndarray) -> NeuralNetClassifier:
     """Return an initialised net around a pre-trained module; the head is read off its outputs."""
     module = copy.deepcopy(module)
-    with torch.no_grad(), evaluating(module):
-        output = module(torch.as_tensor(X[:8]))
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    output = _output_of(module, torch.as_tensor(X[:8]).to(device))
     output = output[0] if isinstance(output, tuple) else output
     if output.dim() == 1 or output.shape[1] == 1:
-        return NeuralNetBinaryClassifier(module, train_split=None).initialize()
+        return NeuralNetBinaryClassifier(module, device=device, train_split=None).initialize()
     sums = output.sum(1)
     is_proba = bool((output >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
     criterion = nn.NLLLoss if is_proba else nn.CrossEntropyLoss
     classes = list(range(output.shape[1]))
     return NeuralNetClassifier(
-        module, criterion=criterion, classes=classes, train_split=None
+        module, criterion=criterion, classes=classes, device=device, train_split=None
     ).initialize()
+
+
+def _output_of(module: nn.Module, x: Tensor) -> Any:
+    """Return the output for a few rows, or say that the module does not take them."""
+    try:
+        with torch.no_grad(), evaluating(module):
+            return module(x)
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        shape, dtype = tuple(x.shape[1:]), str(x.dtype).removeprefix("torch.")
+        step = f"Give it a module for rows of shape {shape} in {dtype}, or pass other X."
+        raise _explained("a net that takes X", error, step) from error
+
+
+def _explained(expected: str, error: Exception, step: str) -> Exception:
+    kind = TypeError if isinstance(error, TypeError) else ValueError
+    return kind(
+        f"The 'estimator' parameter of MetricOptFinetuner must be {expected}. It failed "
+        f"({type(error).__name__}: {error}). {step}"
+    )
 
 
 def check_not_trimmed(estimator) -> None:
@@ -204,7 +222,19 @@ def check_trainable(net: NeuralNetClassifier, n_classes: int) -> None:
 
 def trained_net(net: NeuralNetClassifier, X, y: np.ndarray, params: dict) -> NeuralNetClassifier:
     """Return a clone of `net` fitted on encoded labels `y`."""
-    return clone(net).fit(X, net_labels(net, y), **params)
+    try:
+        return clone(net).fit(X, net_labels(net, y), **params)
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        if "more than 1 value per channel" in str(error):
+            step = "The last batch holds one row: set iterator_train__drop_last=True on the net."
+        elif isinstance(error, TypeError):
+            step = "Check the parameters of the net and of its module."
+        else:
+            step = (
+                f"Give its module rows of shape {X.shape[1:]} in {X.dtype} and one output per "
+                f"class, {len(np.unique(y))} (NeuralNetBinaryClassifier: one)."
+            )
+        raise _explained("a net that trains on X and y", error, step) from error
 
 
 def net_labels(net: NeuralNetClassifier, y: np.ndarray) -> np.ndarray:
@@ -236,7 +266,7 @@ def _module_of(estimator) -> nn.Module | None:
         return net.module
     try:
         return clone(net).initialize().module_
-    except TypeError:  # module arguments that a callback sets when training begins
+    except (TypeError, ValueError):  # arguments that a callback sets when training begins
         return None
 
 

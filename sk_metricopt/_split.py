@@ -13,13 +13,16 @@ from sk_metricopt.adapters import BaseAdapter
 class Modulation(nn.Module):
     """A host's adapter applied to the output that was computed without it."""
 
-    def __init__(self, adapter: BaseAdapter, host: nn.Module, n_params: int):
+    params: Tensor
+
+    def __init__(self, adapter: BaseAdapter, host: nn.Module):
         super().__init__()
         self.adapter = adapter
         self.host = [host]  # in a list: the host's weights are no weights of this layer
-        self.register_buffer("params", torch.zeros(n_params))
+        device = next(host.parameters()).device
+        self.register_buffer("params", torch.zeros(adapter.n_params(host), device=device))
 
-    def forward(self, output: Tensor) -> Tensor:
+    def forward(self, output: Tensor) -> Tensor | None:
         """Return the adapted output."""
         return self.adapter.modulate(self.host[0], output, self.params)
 
@@ -49,18 +52,25 @@ def split_at_hosts(
     """Split `module`, or return it whole where its control flow depends on the data."""
     try:
         graph = fx.Tracer().trace(module)
+        if not set(hosts) <= {node.target for node in graph.nodes}:
+            return SplitModule(None, module)  # a host runs inside a call that is not taken apart
         split = _split_graph(module, graph, adapter, set(hosts))
-        with torch.no_grad():
-            kept = split.prefix(example)
-            same = torch.equal(_first(split.suffix(*kept)), _first(module(example)))
-        rows_first = all(isinstance(t, Tensor) and len(t) == len(example) for t in kept)
+        return split if _is_faithful(split, module, example) else SplitModule(None, module)
     except Exception:  # noqa: BLE001  tracing runs user code on stand-ins; any failure means: whole
         return SplitModule(None, module)
-    return split if same and rows_first else SplitModule(None, module)
 
 
-def _first(output):
-    return output[0] if isinstance(output, tuple) else output
+def _is_faithful(split: SplitModule, module: nn.Module, example: Tensor) -> bool:
+    """Whether the halves compute what the whole does, and what lies between has rows first."""
+    if split.prefix is None:
+        return True
+    with torch.no_grad():
+        kept = split.prefix(example)
+        joined, whole = split.suffix(*kept), module(example)
+    if isinstance(whole, tuple):
+        joined, whole = joined[0], whole[0]
+    rows_first = all(isinstance(t, Tensor) and len(t) == len(example) for t in kept)
+    return rows_first and torch.equal(joined, whole)
 
 
 def _split_graph(
@@ -88,18 +98,18 @@ def _split_graph(
         root.add_module(name, child)
     for name, value in module.named_parameters(recurse=False):
         root.register_parameter(name, value)
-    for name, value in module.named_buffers(recurse=False):
-        root.register_buffer(name, value)
+    for name, buffer in module.named_buffers(recurse=False):
+        root.register_buffer(name, buffer)
     names = {node: f"modulation_{i}" for i, node in enumerate(entries)}
     for node, name in names.items():
-        host = module.get_submodule(node.target)
-        root.add_module(name, Modulation(adapter, host, adapter.n_params(host)))
+        host = module.get_submodule(str(node.target))
+        root.add_module(name, Modulation(adapter, host))
     prefix = fx.GraphModule(module, _prefix_graph(graph, reached, entries, frontier))
     prefix.graph.eliminate_dead_code()
     prefix.recompile()
     suffix = fx.GraphModule(root, _suffix_graph(graph, reached, names, frontier))
     return SplitModule(
-        prefix.eval(), suffix.eval(), {node.target: name for node, name in names.items()}
+        prefix.eval(), suffix.eval(), {str(node.target): name for node, name in names.items()}
     )
 
 
@@ -111,9 +121,9 @@ def _frontier(graph: fx.Graph, reached: set[fx.Node], entries: list[fx.Node]) ->
     """Values computed without φ that the rest needs: entry hosts' own outputs among them."""
     frontier = list(entries)
     for node in graph.nodes:
-        if node not in reached and node.op != "get_attr":
-            if any(user in reached and user not in entries for user in node.users):
-                frontier.append(node)
+        needed = any(user in reached and user not in entries for user in node.users)
+        if needed and node not in reached and node.op != "get_attr":
+            frontier.append(node)
     return frontier
 
 

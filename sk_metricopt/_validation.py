@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 
 import numpy as np
 import torch
+from sklearn.metrics import get_scorer_names
+from sklearn.metrics._scorer import _MultimetricScorer
 from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.utils import check_array, check_X_y
 from sklearn.utils.multiclass import check_classification_targets
@@ -15,17 +18,32 @@ _CALLER = "MetricOptFinetuner"
 
 
 def check_one_metric(scoring) -> None:
-    """Raise TypeError if `scoring` names several metrics."""
-    if isinstance(scoring, dict | list | tuple | set):
+    """Raise TypeError or ValueError unless `scoring` is one metric."""
+    expected = f"The 'scoring' parameter of {_CALLER} must be one metric: the name of a scorer, "
+    expected += "an object made by make_scorer, a callable scorer(estimator, X, y) or None."
+    if isinstance(scoring, str) and scoring not in get_scorer_names():
+        near = difflib.get_close_matches(scoring, get_scorer_names())
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ValueError(
+            f"{expected} Got {scoring!r} instead.{hint} sklearn.metrics.get_scorer_names() lists "
+            "all names; make_scorer makes a scorer of any metric."
+        )
+    several = isinstance(scoring, dict | list | tuple | set | _MultimetricScorer)
+    if several or not (scoring is None or isinstance(scoring, str) or callable(scoring)):
         raise TypeError(
-            f"The 'scoring' parameter of {_CALLER} must be one metric: a str, a scorer or a "
-            f"callable. Got a {type(scoring).__name__} instead. Finetune towards one of them, or "
-            "combine them in a callable scorer(estimator, X, y) that returns one number."
+            f"{expected} Got a {type(scoring).__name__} instead. To have several count, combine "
+            "them in a callable that returns one number."
         )
 
 
 def features_and_labels(estimator, X, y, dtype, reset: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return `X` as an array of `dtype` and `y` as labels, checked as scikit-learn does."""
+    if isinstance(X, dict | torch.utils.data.Dataset):
+        raise TypeError(
+            f"The 'X' parameter of {_CALLER} must be an array, a data frame, a tensor or a list. "
+            f"Got a {type(X).__name__} instead. Stack its rows into one array of shape "
+            "(n_samples, ...)."
+        )
     X, y = as_array(X), as_array(y)
     if reset:
         _forget_shape(estimator)
@@ -34,6 +52,14 @@ def features_and_labels(estimator, X, y, dtype, reset: bool) -> tuple[np.ndarray
     X, y = check_X_y(X, y, dtype=dtype, allow_nd=True, ensure_2d=False, estimator=estimator)
     _check_sample_shape(estimator, X, reset)
     return X, y
+
+
+def validation_rows(estimator, X, y, dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Return `X_val` and `y_val` as `features_and_labels` does, named in errors."""
+    try:
+        return features_and_labels(estimator, X, y, dtype, reset=False)
+    except ValueError as error:
+        raise ValueError(f"In 'X_val' and 'y_val' of {_CALLER}.fit: {error}") from error
 
 
 def features(estimator, X, dtype) -> np.ndarray:
@@ -72,14 +98,13 @@ def _check_sample_shape(estimator, X: np.ndarray, reset: bool) -> None:
         )
 
 
-def known_classes(labels: np.ndarray, known: np.ndarray) -> np.ndarray:
+def known_classes(labels: np.ndarray, known) -> np.ndarray:
     """Return the labels behind the outputs of a fitted net that knows `known`."""
-    if labels.dtype.kind == known.dtype.kind and np.isin(labels, known).all():
-        return known
-    if labels.dtype.kind in "iub" and known.dtype.kind in "iub" and np.isin(labels, known).all():
-        return known
+    known = np.unique(known)
     if len(labels) == len(known):
         return labels
+    if (labels.dtype.kind in "iub") == (known.dtype.kind in "iub") and np.isin(labels, known).all():
+        return known
     raise ValueError(
         f"The 'y' parameter of {_CALLER}.fit must hold the classes of the fitted net, "
         f"{known.tolist()!r}, or as many in the same order. Got {labels.tolist()!r}. Encode y as "
@@ -109,26 +134,29 @@ def check_encodable(y: np.ndarray) -> None:
         )
 
 
-def encoded(y: np.ndarray, classes: np.ndarray, name: str) -> np.ndarray:
+def encoded(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Return the index of each label in `classes`."""
-    unknown = np.setdiff1d(y, classes)
-    if len(unknown):
-        raise ValueError(
-            f"The {name!r} parameter of {_CALLER}.fit must hold labels the estimator knows, "
-            f"{classes.tolist()!r}. Got {unknown[:5].tolist()!r} besides. Drop these rows, or "
-            "train the estimator on rows of these classes too."
-        )
     return np.searchsorted(classes, y)
 
 
-def check_all_classes(y: np.ndarray, classes: np.ndarray, name: str) -> None:
-    """Raise ValueError if a class of the estimator is absent from the validation labels."""
-    absent = np.setdiff1d(classes, y)
+def check_classes(y_val: np.ndarray, y: np.ndarray, classes: np.ndarray) -> None:
+    """Raise ValueError unless every label is known and every class is among `y_val`."""
+    for name, labels in (("y", y), ("y_val", y_val)):
+        unknown = np.setdiff1d(labels, classes)
+        if len(unknown):
+            raise ValueError(
+                f"The {name!r} parameter of {_CALLER}.fit must hold labels the estimator knows, "
+                f"{classes.tolist()!r}. Got {unknown[:5].tolist()!r} besides. Drop these rows, or "
+                "train the estimator on rows of these classes too."
+            )
+    absent = np.setdiff1d(classes, y_val)
     if len(absent):
+        from_y = np.isin(absent, y).all()  # so a split would have had them
+        step = " or leave X_val and y_val out to have a stratified set split off" if from_y else ""
         raise ValueError(
-            f"The {name!r} parameter of {_CALLER}.fit must hold every class. Got no row of "
-            f"{absent[:5].tolist()!r}. Add rows of these classes to the validation set, or leave "
-            "X_val and y_val out to have a stratified one split off."
+            f"The {'y_val' if from_y else 'y'!r} parameter of {_CALLER}.fit must hold every class "
+            f"the estimator knows. Got no row of {absent[:5].tolist()!r}. Add rows of these "
+            f"classes{step}."
         )
 
 
@@ -194,6 +222,12 @@ def optimizer_class(optimizer) -> type[torch.optim.Optimizer]:
     named = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
     if isinstance(optimizer, str):
         return named[optimizer]
+    if not issubclass(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            f"The 'optimizer' parameter of {_CALLER} must be 'adam', 'sgd' or a subclass of "
+            f"torch.optim.Optimizer. Got {optimizer.__name__} instead. Pass the class itself, "
+            "such as torch.optim.RMSprop."
+        )
     steps_with_closure = "closure" in inspect.signature(optimizer.step).parameters and (
         inspect.signature(optimizer.step).parameters["closure"].default is inspect.Parameter.empty
     )

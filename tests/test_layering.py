@@ -33,6 +33,10 @@ LEVELS = {
     "_selection": 3,
     "exploration": 4,
     "_guidance": 4,
+    "_observer": 4,
+    "_smoothing": 4,
+    "_judge": 5,
+    "_roles": 5,
     "_finetuning": 5,
     "_finetuner": 6,
     "testing": 7,
@@ -49,6 +53,9 @@ SIBLINGS = {
     ("_adapted", "_skorch"),
     ("_observation", "_candidate"),
     ("_guidance", "exploration"),
+    ("_observer", "exploration"),
+    ("_smoothing", "_observer"),
+    ("_finetuning", "_judge"),
 }
 # Libraries that only these rooms may know.
 RESERVED = {

@@ -24,16 +24,46 @@ class BaseAdapter(ABC):
     --------
     FiLMAdapter : Scale and shift of each channel.
     sk_metricopt.testing.check_adapter : The contract as a test.
+
+    Examples
+    --------
+    An adapter that shifts the outputs of linear layers, and nothing else:
+
+    >>> import torch
+    >>> from sk_metricopt.adapters import BaseAdapter
+    >>> from sk_metricopt.testing import check_adapter
+    >>> class BiasAdapter(BaseAdapter):
+    ...     host_types = (torch.nn.Linear,)
+    ...     def n_params(self, host):
+    ...         return host.out_features
+    ...     def weights(self, host, params):
+    ...         return {"bias": host.bias + params}
+    >>> check_adapter(BiasAdapter(), torch.nn.Linear(3, 2), torch.randn(5, 3))
     """
 
     host_types: tuple[type[nn.Module], ...] = ()
 
     def prepare(self, host: nn.Module) -> None:  # noqa: B027
-        """Create, on a private copy of `host`, the parameters the adapter needs and it lacks."""
+        """Create the parameters that the adapter needs and the host lacks.
+
+        Parameters
+        ----------
+        host : torch.nn.Module
+            A private copy of the layer.
+        """
 
     @abstractmethod
     def n_params(self, host: nn.Module) -> int:
-        """Return how many entries of φ belong to `host`."""
+        """Return how many entries of φ belong to a host.
+
+        Parameters
+        ----------
+        host : torch.nn.Module
+
+        Returns
+        -------
+        int
+        """
 
     @abstractmethod
     def weights(self, host: nn.Module, params: Tensor) -> dict[str, Tensor]:
@@ -57,12 +87,31 @@ class BaseAdapter(ABC):
 
         Adapters that act on outputs make it possible to compute everything up to the first host
         once. The result must equal the host's output under `weights`.
+
+        Parameters
+        ----------
+        host : torch.nn.Module
+        output : Tensor of shape (n_rows, ...)
+            What the host computes without the adapter.
+        params : Tensor of shape (n_params(host),)
+
+        Returns
+        -------
+        Tensor or None
         """
         return None
 
     def output_shift(self, host: nn.Module, shift: Tensor) -> Tensor | None:
-        """Return the increment of φ that adds `shift` (n_channels,) to the host's output.
+        """Return the increment of φ that adds `shift` to the host's output.
 
-        None if the adapter cannot shift an output independently of the rest of φ.
+        Parameters
+        ----------
+        host : torch.nn.Module
+        shift : Tensor of shape (n_channels,)
+
+        Returns
+        -------
+        Tensor of shape (n_params(host),) or None
+            None if the adapter cannot shift an output independently of the rest of φ.
         """
         return None
