@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.utils import parametrize
 
 from sk_metricopt import _plan
 from sk_metricopt._hosts import find_hosts
-from sk_metricopt._skorch import NetBridge
+from sk_metricopt._skorch import NetBridge, plain
 from sk_metricopt._split import split_at_hosts
 from sk_metricopt.adapters import BaseAdapter
 
@@ -61,7 +60,7 @@ class AdaptedNet:
         self.bridge = bridge
         self.adapter = adapter
         example = bridge.tensor(X)
-        module = _private_copy(bridge.module)
+        module = plain(copy.deepcopy(bridge.module)).eval()
         self.hosts = find_hosts(module, adapter, targets, example)
         for name in self.hosts:
             adapter.prepare(module.get_submodule(name))
@@ -166,7 +165,7 @@ class AdaptedNet:
 
     def fold(self, phi: Tensor) -> nn.Module:
         """Return a copy of the net's module with the adapter of φ (n_params,) written in."""
-        module = _without_parametrizations(copy.deepcopy(self.bridge.module))
+        module = plain(copy.deepcopy(self.bridge.module))
         for name, part in self._slices.items():
             host = module.get_submodule(name)
             self.adapter.prepare(host)
@@ -194,16 +193,3 @@ class AdaptedNet:
             return phi
         phi[..., self._slices[last]] = torch.stack(increments).reshape(*shift.shape[:-1], -1)
         return phi
-
-
-def _private_copy(module: nn.Module) -> nn.Module:
-    return _without_parametrizations(copy.deepcopy(module)).eval()
-
-
-def _without_parametrizations(module: nn.Module) -> nn.Module:
-    """Turn parametrised weights (weight norm and kin) into the plain ones they stand for."""
-    for part in module.modules():
-        if parametrize.is_parametrized(part):
-            for name in list(part.parametrizations):
-                parametrize.remove_parametrizations(part, name, leave_parametrized=True)
-    return module

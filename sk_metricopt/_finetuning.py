@@ -16,9 +16,9 @@ from sk_metricopt.exploration import BaseExploration, Recipe
 from sk_metricopt.exploration._trajectories import OptimizerFactory, Trajectories
 
 _SELECTION_FOLDS = 4  # of the validation rows, for the choice to be judged on
-_AGENTS = 2
+_AGENTS = 3
 _EXPLORE_SHARE = 0.75  # of the observations on trajectories, where agents are guided afterwards
-_EXPLORE_STEPS = 700  # in all, where observation_interval is "auto"
+_EXPLORE_STEPS = 600  # in all, where observation_interval is "auto"
 _FALLS_BEHIND = 0.7  # standard errors below the best from which an agent restarts
 
 
@@ -111,7 +111,7 @@ class Finetuning:
         recipes = [p.recipe for p in starts]
         agents = self._trajectories(recipes, torch.stack([p.phi for p in starts]))
         n_trajectories = 1 + max(p.trajectory for p in explored)
-        interval = self._interval(len(explored) // n_trajectories)
+        interval = max(1, self._interval(len(explored) // n_trajectories) // 2)
         for left in range(n_observations, 0, -len(starts)):
             observer.learn()
             guidance = value_guidance(

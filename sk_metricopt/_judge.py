@@ -48,11 +48,21 @@ class FinetuningResult:
 
 @dataclass(frozen=True)
 class _Choice:
-    """What was chosen, and the observation of what that is worth where it was not chosen."""
+    """What was chosen, and what that is worth on rows that had no say in it.
+
+    Attributes
+    ----------
+    phi : Tensor of shape (T, n_params)
+    scores : Tensor of shape (n_samples, n_classes)
+        Log-scores that were judged.
+    gain, se : float
+        Over the model as it came, with its standard error.
+    """
 
     phi: Tensor
-    index: int
     scores: Tensor
+    gain: float
+    se: float
 
 
 class Judge:
@@ -96,6 +106,7 @@ class Judge:
         """Choose, judge, guard."""
         if self._engine.remaining < 1 or len(self._observer.points) < 2:
             return self._unchanged("there were no observations left to finetune with")
+        self._smoother = ValueSmoother(self._observer, self._referee)
         return self._guard(self._shifted(self._soup()))
 
     # choose -------------------------------------------------------------------------------------
@@ -119,7 +130,7 @@ class Judge:
     def _judged(self, phi: Tensor, scores: Tensor) -> _Choice:
         index = self._observer.record(Point(phi, "judge"), scores)
         self._engine.pin(index)
-        return _Choice(phi, index, scores)
+        return _Choice(phi, scores, *self._smoother.gain(index, scores, self._initial))
 
     # shift --------------------------------------------------------------------------------------
 
@@ -155,8 +166,7 @@ class Judge:
             scores[torch.as_tensor(fold, device=scores.device)] += average(without=k)
         increment = self._observer.adapted.shift_params(average(without=None))
         shifted = self._judged(soup.phi + increment, scores)
-        better = self._engine.scores[shifted.index] > self._engine.scores[soup.index]
-        return shifted if better else soup
+        return shifted if shifted.gain > soup.gain else soup
 
     def _observe_shifts(self, phi: Tensor, n: int) -> dict[int, Tensor]:
         """Observe `n` shifts, the first of them none; return them by index."""
@@ -191,8 +201,7 @@ class Judge:
         """Keep the model as it came unless the gain stands out from its standard error."""
         if choice.phi.abs().max() == 0:
             return self._unchanged("no candidate scored better than the model as it came")
-        smoother = ValueSmoother(self._observer, self._referee)
-        gain, se = smoother.gain(choice.index, choice.scores, self._initial)
+        gain, se = choice.gain, choice.se
         z = self._guard_z
         if z is not None:
             rare = self._rare_class()

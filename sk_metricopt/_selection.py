@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 
 from sk_metricopt._observation import ObservationEngine
 from sk_metricopt._resampling import stratified_bootstraps, stratified_folds
 
 _BOOTSTRAPS = 40  # of all validation rows
-_BOOTSTRAPS_OF_REST = 10  # of the rows outside each selection fold
+_BOOTSTRAPS_OF_REST = 8  # of the rows outside each selection fold
 _CONTENDERS = 12  # at most so many observations are scored on bootstraps
 _STILL_WINS = 3.0  # standard errors below the best from which nothing wins a bootstrap
 
@@ -58,10 +56,7 @@ class Referee:
         key = (index, without)
         if key not in self._known:
             bags = self.bootstraps if without is None else self._of_rest[without]
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a metric may be ill-defined on a resample
-                scores = [self._engine.resampled(index, bag) for bag in bags]
-            self._known[key] = np.array(scores)
+            self._known[key] = np.array([self._engine.resampled(index, bag) for bag in bags])
         return self._known[key]
 
     def standard_error(self, index: int, reference: int) -> float:
@@ -83,7 +78,9 @@ class Referee:
         ndarray of int
             One index per bootstrap.
         """
-        alive = [i for i in candidates if self._engine.remembers(i)]
+        full = self._engine.scores
+        known = sorted(filter(self._engine.remembers, candidates), key=lambda i: -full[i])
+        alive = known[: 2 * _CONTENDERS]
         scores = {i: self._score(i, without) for i in alive}
         ranked = sorted(alive, key=lambda i: (-scores[i], i))[:_CONTENDERS]
         noise = self._noise(ranked[0], candidates[0], without)

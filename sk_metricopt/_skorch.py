@@ -13,6 +13,9 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
+from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
 _TINY = 1e-12  # probabilities below this have the log-score of this
 
@@ -104,9 +107,10 @@ class NetBridge:
             )
 
     def with_module(self, module: nn.Module) -> NeuralNetClassifier:
-        """Return a copy of the net around `module`, whose weights it takes."""
-        net = copy_net(self.net)
-        _adopt(net.module_, module)
+        """Return a net like this one around `module`, with an optimizer for its weights."""
+        net = object.__new__(type(self.net))
+        net.__dict__ = {**self.net.__dict__, "module_": module}
+        net.initialize_optimizer()
         return net
 
 
@@ -272,40 +276,28 @@ def _module_of(estimator) -> nn.Module | None:
 
 def copy_net(net: NeuralNetClassifier) -> NeuralNetClassifier:
     """Return a deep copy of `net`, or say why it cannot be copied."""
+    # Part by part: skorch's own way pickles the module, which fails for more of them.
+    copied = object.__new__(type(net))
     try:
-        return copy.deepcopy(net)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        copied.__dict__ = copy.deepcopy(net.__dict__, {id(net): copied})
+    except (pickle.PicklingError, AttributeError, RuntimeError, TypeError) as error:
         raise TypeError(
             "The 'estimator' parameter of MetricOptFinetuner must be a net that can be copied. "
-            f"Copying it failed: {error}. Define the module, its hooks and the callbacks at the "
-            "top level of a file, not inside a function and not as a lambda."
+            f"Copying it failed ({type(error).__name__}: {error}). Keep open files, generators, "
+            "locks and tensors with a gradient history out of the net, its module and callbacks."
         ) from error
+    return copied
 
 
-def _adopt(target: nn.Module, source: nn.Module) -> None:
-    """Give `target` the weights of `source`, in place where it has them.
-
-    In place, because the net's optimizer holds the parameters; a bias that did not exist before
-    is registered. Weights shared between layers are separated where the source separates them.
-    """
-    shared = _shared_parameters(target)
-    sources = dict(source.named_modules())
-    for name, module in target.named_modules():
-        for key, value in sources[name]._parameters.items():
-            own = module._parameters.get(key)
-            if value is None:
-                continue
-            if own is None or id(own) in shared:
-                module.register_parameter(key, nn.Parameter(value.detach().clone()))
-            else:
-                own.data.copy_(value.detach())
-
-
-def _shared_parameters(module: nn.Module) -> set[int]:
-    seen: set[int] = set()
-    shared: set[int] = set()
+def plain(module: nn.Module) -> nn.Module:
+    """Turn weights that are computed (weight norm and kin) into what they stand for, in place."""
     for part in module.modules():
-        for parameter in part._parameters.values():
-            if parameter is not None:
-                (shared if id(parameter) in seen else seen).add(id(parameter))
-    return shared
+        if parametrize.is_parametrized(part):
+            for name in list(part.parametrizations):
+                parametrize.remove_parametrizations(part, name, leave_parametrized=True)
+        for hook in list(part._forward_pre_hooks.values()):  # before there were parametrizations
+            if isinstance(hook, WeightNorm):
+                remove_weight_norm(part, hook.name)
+            elif isinstance(hook, SpectralNorm):
+                remove_spectral_norm(part, hook.name)
+    return module

@@ -27,6 +27,19 @@ class Modulation(nn.Module):
         return self.adapter.modulate(self.host[0], output, self.params)
 
 
+class _Tracer(fx.Tracer):
+    """Leaves hosts whole, also those that users derived from torch's layers."""
+
+    def __init__(self, hosts: set[str]):
+        super().__init__()
+        self._hosts = hosts
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return module_qualified_name in self._hosts or super().is_leaf_module(
+            m, module_qualified_name
+        )
+
+
 @dataclass
 class SplitModule:
     """A module as `suffix(*prefix(x))`, where φ acts on `suffix` only.
@@ -51,7 +64,7 @@ def split_at_hosts(
 ) -> SplitModule:
     """Split `module`, or return it whole where its control flow depends on the data."""
     try:
-        graph = fx.Tracer().trace(module)
+        graph = _Tracer(set(hosts)).trace(module)
         if not set(hosts) <= {node.target for node in graph.nodes}:
             return SplitModule(None, module)  # a host runs inside a call that is not taken apart
         split = _split_graph(module, graph, adapter, set(hosts))
@@ -78,7 +91,7 @@ def _split_graph(
 ) -> SplitModule:
     calls = [n for n in graph.nodes if n.op == "call_module" and n.target in hosts]
     once = {n.target for n in calls if sum(m.target == n.target for m in calls) == 1}
-    reached: set[fx.Node] = set()
+    reached: set[fx.Node] = {n for n in graph.nodes if _reads_a_host(n, hosts)}
     entries: list[fx.Node] = []
     for node in graph.nodes:
         depends = any(parent in reached for parent in node.all_input_nodes)
@@ -113,8 +126,24 @@ def _split_graph(
     )
 
 
+def _reads_a_host(node: fx.Node, hosts: set[str]) -> bool:
+    """Whether the node fetches a weight that φ may change."""
+    return node.op == "get_attr" and str(node.target).rpartition(".")[0] in hosts
+
+
 def _modulates(module: nn.Module, adapter: BaseAdapter, node: fx.Node) -> bool:
-    return type(adapter).modulate is not BaseAdapter.modulate and len(node.args) == 1
+    """Whether to adapt the host's output is the same as to adapt its weights."""
+    host = module.get_submodule(str(node.target))
+    stock = next(kind for kind in adapter.host_types if isinstance(host, kind))
+    weights_read_elsewhere = any(
+        _reads_a_host(other, {str(node.target)}) for other in node.graph.nodes
+    )
+    return (
+        type(adapter).modulate is not BaseAdapter.modulate
+        and type(host).forward is stock.forward
+        and len(node.args) == 1
+        and not weights_read_elsewhere
+    )
 
 
 def _frontier(graph: fx.Graph, reached: set[fx.Node], entries: list[fx.Node]) -> list[fx.Node]:
