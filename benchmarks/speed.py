@@ -13,7 +13,8 @@ import copy
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,6 +22,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.datasets import make_classification
 from sklearn.frozen import FrozenEstimator
@@ -29,13 +31,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from benchmarks.models import MLP, SmallCNN
+from benchmarks.report import to_markdown
 from benchmarks.tasks import DATA_HOME, SCORERS
 from sk_metricopt import MetricOptFinetuner
 from sk_metricopt._adapted import AdaptedNet
 from sk_metricopt._observation import Likeness, Observation, ObservationEngine, ValidationRows
 from sk_metricopt._skorch import NetBridge
-from sk_metricopt._split import Modulation
-from sk_metricopt.adapters import FiLMAdapter
+from sk_metricopt.adapters import BaseAdapter, FiLMAdapter
 
 BUDGET, N_TRAIN, N_VAL, N_FEATURES = 150, 4000, 1500, 30
 J = 8  # φ evaluated together
@@ -279,6 +281,19 @@ class Recurrent(nn.Module):
         return self.head(self.lstm(x)[0][:, -1])
 
 
+class Modulated(nn.Module):
+    """A host whose output the adapter works on."""
+
+    def __init__(self, adapter: BaseAdapter, host: nn.Module):
+        super().__init__()
+        self.adapter, self.host = adapter, host
+        self.register_buffer("params", torch.zeros(adapter.n_params(host)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the adapted output."""
+        return self.adapter.modulate(self.host, self.host(x), self.params)
+
+
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "MLP 64-64, 500 rows": (lambda: MLP(N_FEATURES, 10), (500, N_FEATURES)),
     "CNN 3x32x32, 200 rows": (lambda: SmallCNN(3, 10), (200, 3, 32, 32)),
@@ -288,7 +303,10 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 def ways_to_batch(make: Callable[[], nn.Module], shape: tuple[int, ...], repeats: int) -> list[str]:
-    """Milliseconds to evaluate J φ on the same rows, in six ways; then what the plan chose."""
+    """Milliseconds to evaluate J φ on the same rows, in six ways; then what the plan chose.
+
+    Adapters sit on all hosts. Only "as planned" has the frozen prefix of the rows at hand.
+    """
     torch.manual_seed(0)
     module, x = make().eval().requires_grad_(False), torch.randn(shape)
     net = NeuralNetClassifier(module, criterion=nn.CrossEntropyLoss, classes=list(range(10)))
@@ -302,7 +320,8 @@ def ways_to_batch(make: Callable[[], nn.Module], shape: tuple[int, ...], repeats
         ways[f"{one.__name__} loop"] = lambda one=one: torch.stack([one(p) for p in phi])
     ways["plain"] = lambda: [module(x) for _ in phi]
     ways["planned"] = lambda: adapted.scores(phi, encoded)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # vmap says where it has to loop inside: the table shows it
         milliseconds = [1e3 * best_of(repeats, run) for run in ways.values()]
     plan = adapted.plan
     chosen = ["vmap" if plan.vmap else "loop", f"{min(len(x), plan.row_chunk(J))} rows"]
@@ -328,13 +347,12 @@ def modulated(module: nn.Module, adapted: AdaptedNet, x: Tensor) -> Callable[[Te
     """Return the net as a function of φ that computes on the outputs of every host."""
     module = copy.deepcopy(module)
     hosts = _hosts(module, adapted)
-    for name, host, part in hosts:
+    for name, host, _ in hosts:
         parent, _, child = name.rpartition(".")
-        modulation = Modulation(adapted.adapter, host, part.stop - part.start)
-        setattr(module.get_submodule(parent), child, nn.Sequential(host, modulation))
+        setattr(module.get_submodule(parent), child, Modulated(adapted.adapter, host))
 
     def modulated(phi: Tensor) -> Tensor:
-        params = {f"{name}.1.params": phi[part] for name, _, part in hosts}
+        params = {f"{name}.params": phi[part] for name, _, part in hosts}
         return functional_call(module, params, (x,))
 
     return modulated
@@ -358,7 +376,7 @@ def chunks_and_layout(repeats: int) -> list[list[str]]:
         net = copy.deepcopy(module).to(memory_format=layout)
         rows = x.contiguous(memory_format=layout)
         line = [str(layout).removeprefix("torch.")]
-        for chunk in (1600, 200, 50):
+        for chunk in (1600, 200, 50, 16):
             with torch.no_grad():
                 run = lambda: [net(part) for part in rows.split(chunk)]  # noqa: B023, E731
                 line.append(f"{1e3 * best_of(repeats, run):.3g}")
@@ -369,29 +387,26 @@ def chunks_and_layout(repeats: int) -> list[list[str]]:
 # The report -------------------------------------------------------------------------------------
 
 
-def markdown(header: list[str], rows: list) -> str:
-    """Format rows as a markdown table.
-
-    Examples
-    --------
-    >>> print(markdown(["net", "ms"], [["MLP", "1"]]))
-    | net | ms |
-    |---|---|
-    | MLP | 1 |
-    """
-    lines = [header, ["---"] * len(header), *rows]
-    bars = (" | ".join(map(str, line)) for line in lines)
-    text = [f"| {bar} |" for bar in bars]
-    text[1] = "|" + "---|" * len(header)
-    return "\n".join(text)
-
-
 def machine() -> str:
     """Processor, versions and threads, in one line."""
+    parts = [_processor(), f"{os.cpu_count()} cores", f"torch threads {torch.get_num_threads()}"]
+    parts.append(f"python {platform.python_version()}")
     packages = ("torch", "scikit-learn", "skorch", "numpy")
-    parts = [f"{platform.system()} {platform.machine()}", f"{os.cpu_count()} cores"]
-    parts += [f"torch threads {torch.get_num_threads()}", f"python {platform.python_version()}"]
     return ", ".join(parts + [f"{package} {version(package)}" for package in packages])
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text("utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def print_table(header: list[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows as a markdown table."""
+    first, *columns = header
+    table = pd.DataFrame(rows, columns=header).set_index(first)
+    print(to_markdown(table[columns], first), end="\n\n")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -404,13 +419,13 @@ def main(arguments: list[str] | None = None) -> None:
     rows = fit_cost(options.repeats)
     rows += observations_of_mlp(options.repeats) + observations_of_cnn(options.repeats)
     print(machine(), end="\n\n")
-    print(markdown(["measured", "value", "target"], rows), end="\n\n")
-    ways = ["overridden, vmap", "loop", "modulated, vmap", "loop", f"plain net {J} times"]
-    header = [f"ms for {J} φ", *ways, "as planned", "the plan"]
+    print_table(["measured", "value", "target"], rows)
+    ways = ["weights, vmap", "weights, loop", "outputs, vmap", "outputs, loop"]
+    header = [f"ms for {J} φ", *ways, f"plain net {J} times", "as planned", "the plan"]
     nets = [[name, *ways_to_batch(*net, options.repeats)] for name, net in NETS.items()]
-    print(markdown(header, nets), end="\n\n")
-    header = ["ms for the CNN, 1600 rows", "one batch", "chunks of 200", "chunks of 50"]
-    print(markdown(header, chunks_and_layout(options.repeats)))
+    print_table(header, nets)
+    header = ["ms for the plain CNN, 1600 rows", "one batch", "chunks of 200", "of 50", "of 16"]
+    print_table(header, chunks_and_layout(options.repeats))
 
 
 if __name__ == "__main__":
