@@ -2,7 +2,8 @@
 
     python -m benchmarks.speed
 
-Every figure to compare is a ratio of two timings of one run on one machine; best of a few repeats.
+Figures to compare are ratios of CPU seconds within one run: those stand up to other load on the
+machine, seconds do not. Each is the best of a few repeats, rivals taking turns.
 The CNN needs ``SK_METRICOPT_DATA_HOME`` with ``cifar10_small.npz`` and is left out without it.
 """
 
@@ -44,15 +45,15 @@ J = 8  # φ evaluated together
 PLAIN_STEPS = 2000
 
 
-def best_of(repeats: int, run: Callable[[], object], clock=time.perf_counter) -> float:
-    """Return the least time of `repeats` runs, after one to warm up."""
-    run()
-    seconds = []
-    for _ in range(repeats):
-        start = clock()
-        run()
-        seconds.append(clock() - start)
-    return min(seconds)
+def best_of(repeats: int, *runs: Callable[[], object]) -> list[float]:
+    """Return the least CPU seconds of each of `runs`, which take turns, after one to warm up."""
+    seconds: list[list[float]] = [[] for _ in runs]
+    for _ in range(1 + repeats):
+        for run, of_run in zip(runs, seconds, strict=True):
+            start = time.process_time()
+            run()
+            of_run.append(time.process_time() - start)
+    return [min(of_run[1:]) for of_run in seconds]
 
 
 # A fit ------------------------------------------------------------------------------------------
@@ -111,7 +112,7 @@ def fit_cost(repeats: int) -> list[tuple[str, ...]]:
 
     with counted_steps() as steps:
         fit()
-    seconds = best_of(repeats, fit, time.process_time)
+    (seconds,) = best_of(repeats, fit)
     step = plain_step(net.module_, X[:N_TRAIN], y[:N_TRAIN], steps.rows, repeats)
     calls = fitted["finetuner"].n_scorer_calls_
     name = f"fit, MLP 64-64, B = {BUDGET}, {N_TRAIN} + {N_VAL} rows"
@@ -159,7 +160,7 @@ def plain_step(module: nn.Module, X: np.ndarray, y: np.ndarray, n_rows: int, rep
             nn.functional.cross_entropy(module(X[rows]), y[rows]).backward()
             optimizer.step()
 
-    return best_of(repeats, run, time.process_time) / PLAIN_STEPS
+    return best_of(repeats, run)[0] / PLAIN_STEPS
 
 
 # An observation ---------------------------------------------------------------------------------
@@ -172,9 +173,9 @@ class Observing:
         self.net, self.scorer, self.X, self.y = net, scorer, X, y
         self.bridge = NetBridge(net)
         self.adapted = AdaptedNet(self.bridge, FiLMAdapter(), targets, X[:64])
-        start = time.perf_counter()
+        start = time.process_time()
         self.encoded = self.adapted.encode(X)
-        self.encode_seconds = time.perf_counter() - start
+        self.encode_seconds = time.process_time() - start
         self.phi = 0.1 * torch.randn(J, self.adapted.n_params)
         self.weights = [self.adapted.fold(phi).state_dict() for phi in self.phi]
 
@@ -209,11 +210,11 @@ class Observing:
     def rows(self, name: str, target: str, repeats: int) -> list[tuple[str, ...]]:
         """Time both ways; return the rows of the table."""
         self.check()
-        ours, naive = (J / best_of(repeats, run) for run in (self.batched, self.one_by_one))
+        ours, naive = best_of(repeats, self.batched, self.one_by_one)
         return [
-            (f"{name}: observations per second, batches of {J}", f"{ours:.1f}", ""),
-            ("over a loop of copy, set weights, predict, score", f"{ours / naive:.1f}", target),
-            ("frozen prefix of the rows, once per fit: seconds", f"{self.encode_seconds:.3f}", ""),
+            (f"{name}: observations per CPU second, batches of {J}", f"{J / ours:.1f}", ""),
+            ("over a loop of copy, set weights, predict, score", f"{naive / ours:.1f}", target),
+            ("frozen prefix, once per fit: CPU seconds", f"{self.encode_seconds:.3f}", ""),
         ]
 
 
@@ -322,7 +323,7 @@ def ways_to_batch(make: Callable[[], nn.Module], shape: tuple[int, ...], repeats
     ways["planned"] = lambda: adapted.scores(phi, encoded)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # vmap says where it has to loop inside: the table shows it
-        milliseconds = [1e3 * best_of(repeats, run) for run in ways.values()]
+        milliseconds = [1e3 * seconds for seconds in best_of(repeats, *ways.values())]
     plan = adapted.plan
     chosen = ["vmap" if plan.vmap else "loop", f"{min(len(x), plan.row_chunk(J))} rows"]
     chosen += ["channels_last"] * (plan.memory_format is torch.channels_last)
@@ -379,7 +380,7 @@ def chunks_and_layout(repeats: int) -> list[list[str]]:
         for chunk in (1600, 200, 50, 16):
             with torch.no_grad():
                 run = lambda: [net(part) for part in rows.split(chunk)]  # noqa: B023, E731
-                line.append(f"{1e3 * best_of(repeats, run):.3g}")
+                line.append(f"{1e3 * best_of(repeats, run)[0]:.3g}")
         table.append(line)
     return table
 
@@ -421,10 +422,10 @@ def main(arguments: list[str] | None = None) -> None:
     print(machine(), end="\n\n")
     print_table(["measured", "value", "target"], rows)
     ways = ["weights, vmap", "weights, loop", "outputs, vmap", "outputs, loop"]
-    header = [f"ms for {J} φ", *ways, f"plain net {J} times", "as planned", "the plan"]
+    header = [f"CPU ms for {J} φ", *ways, f"plain net {J} times", "as planned", "the plan"]
     nets = [[name, *ways_to_batch(*net, options.repeats)] for name, net in NETS.items()]
     print_table(header, nets)
-    header = ["ms for the plain CNN, 1600 rows", "one batch", "chunks of 200", "of 50", "of 16"]
+    header = ["CPU ms for the plain CNN, 1600 rows", "one batch", "chunks of 200", "of 50", "of 16"]
     print_table(header, chunks_and_layout(options.repeats))
 
 

@@ -182,14 +182,13 @@ class AdaptedNet:
 
         Whether these shift the log-scores is for the caller to see: a layer may follow.
         """
-        last = self.hosts[-1]
+        last = self._hosts[self.hosts[-1]]
+        part = self._slices[self.hosts[-1]]
         phi = shift.new_zeros(*shift.shape[:-1], self.n_params)
-        channels = self.adapter.n_params(self._hosts[last]) // 2
-        if self.bridge.binary and channels == 1:
+        if self.bridge.binary:  # one output, the logit of the second class
             shift = shift[..., 1:] - shift[..., :1]
         rows = shift.reshape(-1, shift.shape[-1])
-        increments = [self.adapter.output_shift(self._hosts[last], row) for row in rows]
-        if shift.shape[-1] != channels or any(row is None for row in increments):
-            return phi
-        phi[..., self._slices[last]] = torch.stack(increments).reshape(*shift.shape[:-1], -1)
+        increments = [self.adapter.output_shift(last, row) for row in rows]
+        if all(i is not None and len(i) == part.stop - part.start for i in increments):
+            phi[..., part] = torch.stack(increments).reshape(*shift.shape[:-1], -1)
         return phi

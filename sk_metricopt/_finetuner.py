@@ -304,7 +304,8 @@ class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
 
     def _route(self, method: str, params: dict) -> Bunch:
         if _routing_enabled():
-            return process_routing(self, method, **params)
+            routed = process_routing(self, method, **params)
+            return Bunch(estimator=routed.get("estimator", Bunch(fit={})), scorer=routed["scorer"])
         _raise_for_params(params, self, method)
         return Bunch(estimator=Bunch(fit={}), scorer=Bunch(score={}))
 
@@ -436,6 +437,7 @@ class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
         """
         check_is_fitted(self)
         routed = self._route("score", params)
+        X, y = _validation.as_array(X), _validation.as_array(y)
         return self.scorer_(self, X, y, **routed.scorer.score)
 
     def export_onnx(self, path, X=None, **options):

@@ -51,8 +51,7 @@ class Finetuning:
         # Another stream than the twins' folds: selection folds must not follow them.
         self.rng = np.random.RandomState([seed, 1])
         self.generator = torch.Generator().manual_seed(seed)
-        y = observer.judged.probe.y.cpu().numpy()
-        self.referee = Referee(observer.engine, y, _SELECTION_FOLDS, self.rng)
+        self.referee = Referee(observer.engine, self._strata(), _SELECTION_FOLDS, self.rng)
 
     def run(self) -> FinetuningResult:
         """Observe, explore, learn, guide, select, guard."""
@@ -69,6 +68,14 @@ class Finetuning:
         else:
             self._explore(zero, allowed)
         return judge.decide()
+
+    def _strata(self) -> np.ndarray:
+        """What resamples keep the shares of: labels or, where these are secret, decisions."""
+        judged, adapted = self.observer.judged, self.observer.adapted
+        if self.settings.use_validation_labels:
+            return judged.probe.y.cpu().numpy()
+        zero = torch.zeros(1, adapted.n_params, device=adapted.device)
+        return adapted.scores(zero, judged.probe.encoded)[0].argmax(-1).cpu().numpy()
 
     def _explore(self, zero: Tensor, n_observations: int) -> None:
         """Observe a portfolio of trajectories from the model as it came."""

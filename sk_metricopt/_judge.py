@@ -107,7 +107,8 @@ class Judge:
         if self._engine.remaining < 1 or len(self._observer.points) < 2:
             return self._unchanged("there were no observations left to finetune with")
         self._smoother = ValueSmoother(self._observer, self._referee)
-        return self._guard(self._shifted(self._soup()))
+        choice = self._shifted(self._soup())
+        return self._guard(choice if np.isfinite(choice.gain) else self._best_observed())
 
     # choose -------------------------------------------------------------------------------------
 
@@ -132,6 +133,13 @@ class Judge:
         self._engine.pin(index)
         return _Choice(phi, scores, *self._smoother.gain(index, scores, self._initial))
 
+    def _best_observed(self) -> _Choice:
+        """Where the scorer fails on what is put together, take the best that it did score."""
+        best = max(self._observer.points, key=self._observer.score)
+        judged, adapted = self._observer.judged, self._observer.adapted
+        scores = judged.pooled(adapted, best.phi[None])[0]
+        return _Choice(best.phi, scores, *self._smoother.gain(best.index, scores, self._initial))
+
     # shift --------------------------------------------------------------------------------------
 
     def _count_shifts(self) -> int:
@@ -147,7 +155,8 @@ class Judge:
         n_shifts = min(_SHIFT_MOST, int(_SHIFT_SHARE * self._engine.budget))
         if not hosted or n_shifts < 4:
             return 0
-        index = observer.record(Point(observer.points[0].phi, "shift"), self._initial + shift)
+        shifted = observer.points[0].phi + observer.adapted.shift_params(shift)
+        index = observer.record(Point(shifted, "shift"), self._initial + shift)
         return 0 if self._engine.scores[index] == self._engine.scores[0] else n_shifts
 
     def _shifted(self, soup: _Choice) -> _Choice:
@@ -175,7 +184,8 @@ class Judge:
         observed: dict[int, Tensor] = {}
 
         def observe(shift: Tensor) -> float:
-            index = observer.record(Point(phi, "shift"), scores + shift)
+            shifted = phi + observer.adapted.shift_params(shift)
+            index = observer.record(Point(shifted, "shift"), scores + shift)
             observed[index] = shift
             return self._engine.scores[index]
 
@@ -204,7 +214,7 @@ class Judge:
         gain, se = choice.gain, choice.se
         z = self._guard_z
         if z is not None:
-            rare = self._rare_class()
+            rare = self._rare_class() if self._observer.reads_labels else None
             if rare is not None:
                 return self._unchanged(rare, gain, se)
             if not gain > max(0.0, z * se):

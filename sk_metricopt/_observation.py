@@ -111,8 +111,10 @@ class ObservationEngine:
         self.observations: list[Observation] = []
         self.n_scorer_calls = 0
         self._responses: dict[int, tuple[np.ndarray, np.ndarray, Callable]] = {}
-        # A scorer made by make_scorer hands X to the estimator and looks at it no further.
-        self._hands_on_X = isinstance(scorer, _BaseScorer)
+        # A scorer made by make_scorer hands X to the estimator and looks at it no further; where
+        # all it can ask for is known, any X will do.
+        all_known = not hasattr(like.template, "decision_function")
+        self._hands_on_X = isinstance(scorer, _BaseScorer) and all_known
         self._pinned = {0}  # the model as it came is what all others are measured against
         self._warned: set[str] = set()
 

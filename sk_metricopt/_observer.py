@@ -79,6 +79,11 @@ class Observer:
         self._make_model = make_model
         self._descriptors: list[np.ndarray] = []
 
+    @property
+    def reads_labels(self) -> bool:
+        """Whether validation labels may be used for more than the scorer."""
+        return self.judged is self.rows
+
     def observe(self, points: list[Point]) -> None:
         """Observe as many of `points` as the budget allows, in one batched evaluation."""
         points = points[: self.engine.remaining]
@@ -86,7 +91,7 @@ class Observer:
             return
         phi = torch.stack([p.phi for p in points])
         scores = self.judged.pooled(self.adapted, phi)
-        read = scores if self.judged is self.rows else self.rows.pooled(self.adapted, phi)
+        read = scores if self.reads_labels else self.rows.pooled(self.adapted, phi)
         if not self.points:
             self.value_function.start(read[0], self.rows.probe.y)
         described = self.value_function.describe(phi[:, -1], read, self.rows.probe.y)

@@ -291,10 +291,15 @@ def copy_net(net: NeuralNetClassifier) -> NeuralNetClassifier:
 
 def plain(module: nn.Module) -> nn.Module:
     """Turn weights that are computed (weight norm and kin) into what they stand for, in place."""
-    for part in module.modules():
+    for part in list(module.modules()):
         if parametrize.is_parametrized(part):
-            for name in list(part.parametrizations):
-                parametrize.remove_parametrizations(part, name, leave_parametrized=True)
+            # By hand: remove_parametrizations edits the class, which copies of a module share.
+            with torch.no_grad(), evaluating(part):
+                computed = {name: getattr(part, name) for name in part.parametrizations}
+            part.__class__ = parametrize.type_before_parametrizations(part)
+            del part.parametrizations
+            for name, value in computed.items():
+                part.register_parameter(name, nn.Parameter(value))
         for hook in list(part._forward_pre_hooks.values()):  # before there were parametrizations
             if isinstance(hook, WeightNorm):
                 remove_weight_norm(part, hook.name)

@@ -38,8 +38,7 @@ class ValueSmoother:
     def __init__(self, observer: Observer, referee: Referee):
         self._observer = observer
         self._referee = referee
-        reads_validation = observer.judged is observer.rows
-        self.trusted = reads_validation and self._cross_validated_r2() > _TRUSTED_R2
+        self.trusted = observer.reads_labels and self._cross_validated_r2() > _TRUSTED_R2
         if self.trusted:
             observer.learn()
 

@@ -48,8 +48,9 @@ def features_and_labels(estimator, X, y, dtype, reset: bool) -> tuple[np.ndarray
     if reset:
         _forget_shape(estimator)
     if not _is_nd(estimator, X):
-        return validate_data(estimator, X, y, dtype=dtype, reset=reset)
-    X, y = check_X_y(X, y, dtype=dtype, allow_nd=True, ensure_2d=False, estimator=estimator)
+        return validate_data(estimator, X, y, dtype=dtype, force_writeable=True, reset=reset)
+    options = {"allow_nd": True, "ensure_2d": False, "force_writeable": True}
+    X, y = check_X_y(X, y, dtype=dtype, estimator=estimator, **options)
     _check_sample_shape(estimator, X, reset)
     return X, y
 
@@ -66,8 +67,9 @@ def features(estimator, X, dtype) -> np.ndarray:
     """Return `X` as an array of `dtype`, of the shape `fit` saw."""
     X = as_array(X)
     if not _is_nd(estimator, X):
-        return validate_data(estimator, X, dtype=dtype, reset=False)
-    X = check_array(X, dtype=dtype, allow_nd=True, ensure_2d=False, estimator=estimator)
+        return validate_data(estimator, X, dtype=dtype, force_writeable=True, reset=False)
+    options = {"allow_nd": True, "ensure_2d": False, "force_writeable": True}  # torch may write
+    X = check_array(X, dtype=dtype, estimator=estimator, **options)
     _check_sample_shape(estimator, X, reset=False)
     return X
 

@@ -44,7 +44,7 @@ class NormMLP(nn.Sequential):
 
 
 class CNN(nn.Module):
-    """Two stages; the feature maps are flattened by `view`."""
+    """Two stages, with a batch and a group normalisation."""
 
     def __init__(self, n_classes=2, channels=2, size=8):
         super().__init__()
@@ -57,7 +57,7 @@ class CNN(nn.Module):
     def forward(self, X):
         X = nn.functional.max_pool2d(torch.relu(self.norm1(self.conv1(X))), 2)
         X = nn.functional.max_pool2d(torch.relu(self.norm2(self.conv2(X))), 2)
-        return self.output(X.contiguous().view(len(X), -1))
+        return self.output(X.flatten(1))
 
 
 class ViewCNN(nn.Module):
@@ -69,7 +69,8 @@ class ViewCNN(nn.Module):
         self.output = nn.Linear(4 * 36, n_classes)
 
     def forward(self, X):
-        return self.output(torch.relu(self.conv(X)).view(len(X), -1))
+        H = torch.relu(self.conv(X))
+        return self.output(H.view(H.size(0), -1))
 
 
 class Conv1dNet(nn.Sequential):

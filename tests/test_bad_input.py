@@ -119,7 +119,7 @@ def test_net_that_cannot_be_copied_is_refused_with_the_reason():
 
     net = classifier(LocalMLP).fit(X, Y)
     net.handle = (row for row in X)  # what no copy can be made of
-    with pytest.raises(TypeError, match="'estimator' .* can be copied.*generator.*top level"):
+    with pytest.raises(TypeError, match="'estimator' .* can be copied.*generator.*out of the net"):
         fit(FrozenEstimator(net))
 
 
@@ -217,7 +217,7 @@ def test_X_that_is_no_array_is_refused(kind):
         ({"y_val": Y}, "'X_val' parameter .*together with 'y_val'.*Pass both, or neither"),
         (
             {"X_val": X[Y == 0], "y_val": Y[Y == 0]},
-            r"'y_val' parameter .* every class .* no row of \[1\]. Add .* leave X_val and y_val out",
+            r"'y_val' parameter .* no row of \[1\]. Add .* leave X_val and y_val out",
         ),
         ({"X_val": X3, "y_val": Y3}, r"'y_val' parameter .* labels .* knows, \[0, 1\]. Got \[2\]"),
         ({"X_val": holding(np.nan), "y_val": Y}, "'X_val' .* contains NaN"),

@@ -39,8 +39,8 @@ def check_adapter(adapter: BaseAdapter, host: nn.Module, x: torch.Tensor) -> Non
     """
     _require(isinstance(adapter, BaseAdapter), "an adapter derives from BaseAdapter")
     _require(isinstance(host, adapter.host_types), "the host is of one of the host_types")
-    expected = host.eval()(x)
     host = copy.deepcopy(host).eval()
+    expected = host(x).detach()
     adapter.prepare(host)
     host.requires_grad_(False)
     _require(torch.allclose(host(x), expected), "prepare does not change what a host computes")
@@ -60,10 +60,14 @@ def check_adapter(adapter: BaseAdapter, host: nn.Module, x: torch.Tensor) -> Non
     params.requires_grad_(True)
     output = run(params)
     _require(not torch.allclose(output, expected), "other parameters change the output")
+    _require(output.requires_grad, "weights is differentiable in the parameters")
     (gradient,) = torch.autograd.grad(output.square().sum(), params)
     _require(bool(gradient.abs().sum() > 0), "weights is differentiable in the parameters")
     batch = torch.stack([params.detach(), torch.zeros(n_params)])
-    several = torch.vmap(run)(batch)
+    try:
+        several = torch.vmap(run)(batch)
+    except RuntimeError as error:
+        raise AssertionError(f"contract broken: weights works under torch.vmap: {error}") from error
     _require(torch.allclose(several[1], expected, atol=1e-5), "weights works under torch.vmap")
     modulated = adapter.modulate(host, expected, params)
     if modulated is not None:
