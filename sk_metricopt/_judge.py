@@ -243,7 +243,8 @@ class Judge:
         rare = np.flatnonzero(counts < _FEW_ROWS)
         if not len(rare):
             return None
-        wrong = (y + 1) % n_classes
+        # As wrong as it gets where classes are ordered, the middle one aside.
+        wrong = np.where(2 * y + 1 == n_classes, (y + 1) % n_classes, n_classes - 1 - y)
         perfect = self._engine.score_decisions(y)
         span = perfect - self._engine.score_decisions(wrong)
         for k in rare:

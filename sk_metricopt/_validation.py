@@ -7,6 +7,7 @@ import inspect
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.metrics import get_scorer_names
 from sklearn.metrics._scorer import _MultimetricScorer
 from sklearn.model_selection import StratifiedShuffleSplit
@@ -38,7 +39,7 @@ def check_one_metric(scoring) -> None:
 
 def features_and_labels(estimator, X, y, dtype, reset: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return `X` as an array of `dtype` and `y` as labels, checked as scikit-learn does."""
-    if isinstance(X, dict | torch.utils.data.Dataset):
+    if isinstance(X, dict | torch.utils.data.Dataset) and not issparse(X):  # some are dicts
         raise TypeError(
             f"The 'X' parameter of {_CALLER} must be an array, a data frame, a tensor or a list. "
             f"Got a {type(X).__name__} instead. Stack its rows into one array of shape "

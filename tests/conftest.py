@@ -1,11 +1,19 @@
-"""Skip, with the reason, the tests whose needs this machine does not meet."""
+"""Same random streams for all tests; skips, with the reason, where a need is not met."""
 
 from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 import torch
+
+
+@pytest.fixture(autouse=True)
+def same_random_streams():
+    """Start every test from the same global random streams."""
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 def pytest_collection_modifyitems(items):

@@ -11,6 +11,8 @@ from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
 from skorch.callbacks import Callback, InputShapeSetter
 from torch import nn
 
+from sk_metricopt._random import seeded
+
 N_FEATURES = 6
 
 
@@ -155,6 +157,11 @@ def adaptive_classifier(**params):
     return classifier(MLP, callbacks=callbacks, **(sizes | params))
 
 
+def adaptive_binary_classifier(**params):
+    """An unfitted net of one output that takes its input size from the data."""
+    return binary_classifier(**({"callbacks": [InputShapeSetter()]} | params))
+
+
 @functools.cache
 def _table(n_classes, n_rows, seed):
     return make_classification(
@@ -163,14 +170,14 @@ def _table(n_classes, n_rows, seed):
         n_informative=4,
         n_classes=n_classes,
         weights=[0.7] + [0.3 / (n_classes - 1)] * (n_classes - 1),
-        flip_y=0.1,
-        class_sep=0.7,
+        flip_y=0.03,
+        class_sep=1.2,
         random_state=seed,
     )
 
 
 def table(n_classes=2, n_rows=300, seed=0):
-    """Imbalanced, noisy rows (n_rows, N_FEATURES) in float32, and labels from 0."""
+    """Imbalanced rows (n_rows, N_FEATURES) in float32, and labels from 0."""
     X, y = _table(n_classes, n_rows, seed)
     return X.astype(np.float32), y.copy()
 
@@ -188,6 +195,12 @@ def tokens(n_classes=2, n_rows=120, seed=0):
     rng = np.random.default_rng(seed)
     y = np.arange(n_rows) % n_classes
     return np.minimum(rng.integers(0, 8, size=(n_rows, 5)) + y[:, None], 9), y
+
+
+def trained(net, X, y):
+    """The net, fitted from the same random stream wherever and whenever that happens."""
+    with seeded(0):
+        return net.fit(X, y)
 
 
 def weights_of(module):

@@ -7,7 +7,7 @@ from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from sk_metricopt import MetricOptFinetuner
-from tests.nets import adaptive_classifier
+from tests.nets import adaptive_binary_classifier, adaptive_classifier
 
 EXPECTED_FAILED_CHECKS = {
     "check_methods_subset_invariance": (
@@ -21,9 +21,8 @@ def accuracy(estimator, X, y):
     return float((estimator.predict(X) == y).mean())
 
 
-def make_finetuner():
-    """A finetuner whose net adapts to any table of any number of classes, made to be fast."""
-    net = adaptive_classifier(max_epochs=8, lr=0.3, module__hidden=16)
+def make_finetuner(net):
+    """A finetuner of a net that adapts to any table, made to be fast."""
     few = {"max_observations": 12, "observation_interval": 2, "lr": 0.05}
     return MetricOptFinetuner(net, scoring=accuracy, guard_z=None, random_state=0, **few)
 
@@ -32,19 +31,30 @@ def name_of(check):
     return check.func.__name__ + "".join(f"-{value}" for value in check.keywords.values())
 
 
-PAIRS = list(estimator_checks_generator(make_finetuner()))
+FINETUNERS = {
+    "classifier": make_finetuner(adaptive_classifier(max_epochs=8, lr=0.3, module__hidden=16)),
+    "binary": make_finetuner(adaptive_binary_classifier(max_epochs=8, lr=0.3)),
+}
+CHECKS = {
+    f"{kind}-{name_of(check)}": (estimator, check)
+    for kind, finetuner in FINETUNERS.items()
+    for estimator, check in estimator_checks_generator(finetuner)
+}
 
 
-@pytest.mark.parametrize("estimator, check", PAIRS, ids=[name_of(check) for _, check in PAIRS])
-def test_check_of_scikit_learn(estimator, check, request):
+@pytest.mark.parametrize("name", CHECKS)
+def test_check_of_scikit_learn(name, request):
+    estimator, check = CHECKS[name]
     reason = EXPECTED_FAILED_CHECKS.get(check.func.__name__)
     if reason:  # it hangs on the processor's kernels whether such a check fails
         request.node.add_marker(pytest.mark.xfail(reason=reason, strict=False))
     check(estimator)
 
 
-def test_checks_of_scikit_learn_are_not_skipped():
-    assert get_tags(make_finetuner())._skip_test is False
-    assert len(PAIRS) > 40
-    assert {check.func.__name__ for _, check in PAIRS} >= set(EXPECTED_FAILED_CHECKS)
+@pytest.mark.parametrize("kind", FINETUNERS)
+def test_checks_of_scikit_learn_are_not_skipped(kind):
+    assert get_tags(FINETUNERS[kind])._skip_test is False
+    names = {check.func.__name__ for name, (_, check) in CHECKS.items() if name.startswith(kind)}
+    assert len(names) > 40
+    assert names >= EXPECTED_FAILED_CHECKS.keys()
     assert len(EXPECTED_FAILED_CHECKS) <= 1

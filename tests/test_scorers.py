@@ -25,7 +25,7 @@ from torch import nn
 
 from sk_metricopt import MetricOptFinetuner
 from sk_metricopt.exceptions import ObservationWarning
-from tests.nets import MLP, binary_classifier, classifier, table
+from tests.nets import MLP, binary_classifier, classifier, table, trained
 
 X, Y = table(2)
 X3, Y3 = table(3)
@@ -49,7 +49,7 @@ def accuracy(estimator, X, y):
 
 
 def frozen_net():
-    return FrozenEstimator(classifier().fit(X_TRAIN, Y_TRAIN))
+    return FrozenEstimator(trained(classifier(), X_TRAIN, Y_TRAIN))
 
 
 # which scorers ----------------------------------------------------------------------------------
