@@ -266,7 +266,7 @@ class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
         _skorch.check_estimator_kind(self.estimator)
         _skorch.check_not_trimmed(self.estimator)
         seed = draw_seed(self.random_state)
-        with seeded(seed), warnings.catch_warnings():
+        with seeded(seed, _skorch.device_of(self.estimator)), warnings.catch_warnings():
             # Operators without a batching rule loop inside vmap; the plan has timed that.
             warnings.filterwarnings("ignore", ".*performance drop.*", UserWarning)
             data = self._split(X, y, X_val, y_val, params, seed)

@@ -23,14 +23,16 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     skorch and user code draw from the global streams, so the same seed gives the same result
     only when these are seeded; nobody else may notice.
     """
-    device = torch.device(device)
-    devices = [device.index or 0] if device.type == "cuda" else []
+    on_gpu = torch.device(device).type == "cuda" or torch.cuda.is_initialized()
+    devices = list(range(torch.cuda.device_count())) if on_gpu else []
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=devices):
             random.seed(seed)
             np.random.seed(seed % 2**32)
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach further
+            if on_gpu:
+                torch.cuda.manual_seed_all(seed)
             yield
     finally:
         random.setstate(python_state)

@@ -162,7 +162,7 @@ def frozen_net(estimator: FrozenEstimator) -> NeuralNetClassifier:
 def net_around(module: nn.Module, X: np.ndarray) -> NeuralNetClassifier:
     """Return an initialised net around a pre-trained module; the head is read off its outputs."""
     module = copy.deepcopy(module)
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    device = device_of(module)
     output = _output_of(module, torch.as_tensor(X[:8]).to(device))
     output = output[0] if isinstance(output, tuple) else output
     if output.dim() == 1 or output.shape[1] == 1:
@@ -250,6 +250,14 @@ def is_binary(estimator) -> bool:
     """Whether the net has one output and so two classes."""
     net = estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
     return isinstance(net, NeuralNetBinaryClassifier)
+
+
+def device_of(estimator) -> torch.device:
+    """Return where the net or module computes."""
+    if isinstance(estimator, nn.Module):
+        return next((p.device for p in estimator.parameters()), torch.device("cpu"))
+    net = estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
+    return torch.device(net.device or "cpu")
 
 
 def takes_integers(estimator) -> bool:

@@ -39,6 +39,7 @@ from tests.nets import (
     binary_classifier,
     classifier,
     images,
+    log_likelihood,
     nll_classifier,
     same_weights,
     table,
@@ -58,12 +59,6 @@ def macro_f1(estimator, X, y):
         true, said = y == label, predicted == label
         scores.append(2 * (true & said).sum() / max(true.sum() + said.sum(), 1))
     return float(np.mean(scores))
-
-
-def log_likelihood(estimator, X, y):
-    """What finetuning for a few steps is sure to improve in a net trained for a few epochs."""
-    proba = estimator.predict_proba(X)[np.arange(len(y)), np.searchsorted(estimator.classes_, y)]
-    return float(np.log(np.maximum(proba, 1e-9)).mean())
 
 
 def fast(estimator=None, **params):
@@ -408,12 +403,13 @@ class MixedNet(nn.Module):
         return self.output(torch.hstack([self.embedding(X[:, 0].long()), X[:, 1:]]))
 
 
-def test_numbers_beside_an_embedding_are_not_cut_to_integers():
+def test_numbers_beside_an_embedding_are_not_cut_to_integers(tmp_path):
     X_mixed = X.copy()
     X_mixed[:, 0] = np.arange(300) % 4
     finetuner = fast(classifier(MixedNet)).fit(X_mixed, Y)
     cut = finetuner.predict_proba(np.trunc(X_mixed))
     assert np.abs(finetuner.predict_proba(X_mixed) - cut).max() > 0.01
+    finetuner.export_onnx(tmp_path / "model.onnx", X_mixed)  # compares with predict
 
 
 # validation rows --------------------------------------------------------------------------------
@@ -544,7 +540,8 @@ def test_net_that_is_trained_first_is_the_one_scikit_learn_would_have_trained():
 
 
 def test_guard_z_decides():
-    kept = [fast(frozen(), guard_z=z).fit(X, Y).improved_ for z in (None, 0, 1000.0)]
+    estimator = frozen(classifier(max_epochs=1))
+    kept = [fast(estimator, guard_z=z).fit(X, Y).improved_ for z in (None, 0, 1000.0)]
     assert kept == [True, True, False]
 
 

@@ -25,7 +25,7 @@ from torch import nn
 
 from sk_metricopt import MetricOptFinetuner
 from sk_metricopt.exceptions import ObservationWarning
-from tests.nets import MLP, binary_classifier, classifier, table, trained
+from tests.nets import MLP, binary_classifier, classifier, log_likelihood, table, trained
 
 X, Y = table(2)
 X3, Y3 = table(3)
@@ -306,7 +306,7 @@ def test_resampling_asks_only_for_what_can_still_win(record_property):
 
 
 class Failing:
-    """An accuracy that fails on the observations named, counted over calls on all rows."""
+    """A log-likelihood that fails on the observations named, counted over calls on all rows."""
 
     def __init__(self, fails, how=None):
         self.fails, self.how, self.n = fails, how, 0
@@ -318,7 +318,7 @@ class Failing:
                 if isinstance(self.how, Exception):
                     raise self.how
                 return self.how
-        return accuracy(estimator, X, y)
+        return log_likelihood(estimator, X, y)
 
 
 @pytest.mark.parametrize("how", [ValueError("too bold"), KeyError("x"), np.nan, None, "0.5"])
@@ -337,7 +337,7 @@ def test_failed_observations_are_recorded_with_one_warning_and_the_rest_goes_on(
 
 def test_scorer_that_fails_from_some_observation_on_still_gives_the_best_before():
     net = frozen_net()
-    reference = fitted(accuracy, net, {"max_observations": 60, "guard_z": 0.0})
+    reference = fitted(log_likelihood, net, {"max_observations": 60, "guard_z": 0.0})
     with pytest.warns(ObservationWarning):
         scorer = Failing(lambda n: n >= 30)
         model = fitted(scorer, net, {"max_observations": 60, "guard_z": 0.0})

@@ -189,9 +189,10 @@ def _graph_rows(X, estimator, net) -> np.ndarray:
         raise TypeError(_wanted_rows(got))
     if len(values) == 0:
         raise ValueError(_wanted_rows(f"an empty array of shape {values.shape}"))
-    # The finetuner converts whatever it gets; a bare net takes floats for floats.
+    # The finetuner converts to what it was fitted on; a bare net takes floats for floats.
     as_index = takes_integers(net) and (estimator is not net or values.dtype.kind != "f")
-    return np.ascontiguousarray(values, dtype=np.int64 if as_index else np.float32)
+    dtype = getattr(estimator, "_dtype", np.int64 if as_index else np.float32)
+    return np.ascontiguousarray(values, dtype=dtype)
 
 
 def _wanted_rows(got: str) -> str:
