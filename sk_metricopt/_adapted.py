@@ -64,6 +64,7 @@ class AdaptedNet:
         self.hosts = find_hosts(module, adapter, targets, example)
         for name in self.hosts:
             adapter.prepare(module.get_submodule(name))
+        module.to(self.device)
         module.requires_grad_(False)
         self._layout = _plan.memory_format(module, example)
         module.to(memory_format=self._layout)
@@ -160,7 +161,11 @@ class AdaptedNet:
                 continue
             for key, value in self.adapter.weights(self._hosts[name], phi[part]).items():
                 weights[f"{name}.{key}" if name else key] = value
-        output = functional_call(self._split.suffix, weights, tensors, tie_weights=False)
+        # Entry hosts' outputs come first and are modulated into new tensors; what else the module
+        # is given it may write into.
+        n_entries = len(self._split.entries)
+        given = (*tensors[:n_entries], *(t.clone() for t in tensors[n_entries:]))
+        output = functional_call(self._split.suffix, weights, given, tie_weights=False)
         return self.bridge.scores(output)
 
     def fold(self, phi: Tensor) -> nn.Module:

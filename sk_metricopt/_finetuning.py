@@ -13,7 +13,7 @@ from sk_metricopt._judge import FinetuningResult, Judge
 from sk_metricopt._observer import Observer, Point
 from sk_metricopt._selection import Referee
 from sk_metricopt.exploration import BaseExploration, Recipe
-from sk_metricopt.exploration._trajectories import OptimizerFactory, Trajectories
+from sk_metricopt.exploration._trajectories import Guidance, OptimizerFactory, Trajectories
 
 _SELECTION_FOLDS = 4  # of the validation rows, for the choice to be judged on
 _AGENTS = 3
@@ -61,12 +61,9 @@ class Finetuning:
         observer.observe([Point(zero, "initial")])
         judge = Judge(observer, self.referee, self.settings.guard_z, self.rng)
         allowed = observer.engine.remaining - judge.n_reserved
-        if self.settings.guidance_weight:
-            explored = int(np.ceil(_EXPLORE_SHARE * allowed))
-            self._explore(zero, explored)
-            self._guide(allowed - explored)
-        else:
-            self._explore(zero, allowed)
+        explored = int(np.ceil(_EXPLORE_SHARE * allowed))
+        self._explore(zero, explored)
+        self._guide(allowed - explored)
         return judge.decide()
 
     def _strata(self) -> np.ndarray:
@@ -121,18 +118,22 @@ class Finetuning:
         interval = max(1, self._interval(len(explored) // n_trajectories) // 2)
         for left in range(n_observations, 0, -len(starts)):
             observer.learn()
-            guidance = value_guidance(
-                observer.value_function,
-                observer.adapted,
-                observer.rows,
-                agents.position,
-                agents.recipes,
-                self.settings.guidance_weight,
-            )
-            agents.step(interval, guidance)
+            agents.step(interval, self._guidance(agents))
             points = _points_on(agents, "guide", n_trajectories)[:left]
             observer.observe(points)
             self._restart_laggards(agents, points)
+
+    def _guidance(self, agents: Trajectories) -> Guidance | None:
+        if not self.settings.guidance_weight:
+            return None
+        return value_guidance(
+            self.observer.value_function,
+            self.observer.adapted,
+            self.observer.rows,
+            agents.position,
+            agents.recipes,
+            self.settings.guidance_weight,
+        )
 
     def _best(self, n: int) -> list[Point]:
         """The best points on trajectories, each of another one as far as there are."""

@@ -14,7 +14,7 @@ from sk_metricopt._shift import coordinate_shifts, threshold_shifts
 from sk_metricopt._smoothing import ValueSmoother
 
 _SHIFT_SHARE, _SHIFT_MOST = 0.16, 24  # observations kept for the closing shift
-_JUDGEMENTS = 2  # observations of what was chosen, before and after the shift
+_JUDGEMENTS = 3  # observations of what was chosen: without the shift, with it, joined
 _FEW_ROWS = 10  # of a class; with fewer the guard cannot judge a metric that hangs on it
 _HANGS_ON = 0.25
 
@@ -53,6 +53,8 @@ class _Choice:
     Attributes
     ----------
     phi : Tensor of shape (T, n_params)
+    index : int
+        Of the observation that judged.
     scores : Tensor of shape (n_samples, n_classes)
         Log-scores that were judged.
     gain, se : float
@@ -60,6 +62,7 @@ class _Choice:
     """
 
     phi: Tensor
+    index: int
     scores: Tensor
     gain: float
     se: float
@@ -69,8 +72,9 @@ class Judge:
     """Chooses among the observed points and decides whether the choice may replace the model.
 
     Everything is chosen twice: on all validation rows for what is deployed, and without each
-    selection fold in turn for what is judged there. A judged row so had no say in the φ that scores
-    it: its twin did not train on it and its fold was not asked.
+    selection fold in turn for what is judged there. A judged row so did not train the twin that
+    scores it and was not asked who wins. It did have a little say in which candidates exist: agents
+    start, and the value function is fitted, by scores on all rows.
 
     Parameters
     ----------
@@ -100,7 +104,7 @@ class Judge:
         self._rng = rng
         self._initial = observer.judged.pooled(observer.adapted, observer.points[0].phi[None])[0]
         self._n_shifts = self._count_shifts()
-        self.n_reserved = self._n_shifts + _JUDGEMENTS
+        self.n_reserved = self._n_shifts + _JUDGEMENTS if self._n_shifts else 1
 
     def decide(self) -> FinetuningResult:
         """Choose, judge, guard."""
@@ -130,15 +134,18 @@ class Judge:
 
     def _judged(self, phi: Tensor, scores: Tensor) -> _Choice:
         index = self._observer.record(Point(phi, "judge"), scores)
-        self._engine.pin(index)
-        return _Choice(phi, scores, *self._smoother.gain(index, scores, self._initial))
+        return self._choice(phi, index, scores)
+
+    def _choice(self, phi: Tensor, index: int, scores: Tensor) -> _Choice:
+        gain, se = self._smoother.gain(index, phi[-1], scores, self._initial)
+        return _Choice(phi, index, scores, gain, se)
 
     def _best_observed(self) -> _Choice:
         """Where the scorer fails on what is put together, take the best that it did score."""
         best = max(self._observer.points, key=self._observer.score)
         judged, adapted = self._observer.judged, self._observer.adapted
         scores = judged.pooled(adapted, best.phi[None])[0]
-        return _Choice(best.phi, scores, *self._smoother.gain(best.index, scores, self._initial))
+        return self._choice(best.phi, best.index, scores)
 
     # shift --------------------------------------------------------------------------------------
 
@@ -146,7 +153,7 @@ class Judge:
         """Observations to keep for the shift: none where a shift is impossible or no use."""
         observer, n_classes = self._observer, self._initial.shape[1]
         shift = torch.zeros(n_classes, device=self._initial.device)
-        shift[-1] = 1.0
+        shift[-1] = self._telling_shift()
         phi = observer.points[0].phi[-1]
         some = observer.judged.probe.encoded.take(slice(0, 64))
         moved = observer.adapted.scores((phi + observer.adapted.shift_params(shift))[None], some)
@@ -159,9 +166,19 @@ class Judge:
         index = observer.record(Point(shifted, "shift"), self._initial + shift)
         return 0 if self._engine.scores[index] == self._engine.scores[0] else n_shifts
 
+    def _telling_shift(self) -> float:
+        """A shift of the last class that decides a tenth of the other rows anew."""
+        lead = self._initial.max(dim=1).values - self._initial[:, -1]
+        behind = lead[lead > 0]
+        return max(1.0, 1.01 * float(behind.quantile(0.1))) if len(behind) else 1.0
+
     def _shifted(self, soup: _Choice) -> _Choice:
-        """Shift the log-scores of each class, where that is judged better."""
-        n = min(self._n_shifts, self._engine.remaining - 1)
+        """Shift the log-scores of each class, where that is judged better.
+
+        Whether to shift is chosen like all else: for a fold's rows by the others. Where the folds
+        disagree, the joined choice is judged once more.
+        """
+        n = min(self._n_shifts, self._engine.remaining - 2)
         if n < 3:
             return soup
         shifts = self._observe_shifts(soup.phi, n)
@@ -175,7 +192,19 @@ class Judge:
             scores[torch.as_tensor(fold, device=scores.device)] += average(without=k)
         increment = self._observer.adapted.shift_params(average(without=None))
         shifted = self._judged(soup.phi + increment, scores)
-        return shifted if shifted.gain > soup.gain else soup
+        better = [self._is_better(shifted, soup, k) for k in range(len(self._referee.folds))]
+        chosen = shifted if self._is_better(shifted, soup, None) else soup
+        if len({*better, chosen is shifted}) == 1:
+            return chosen
+        scores = soup.scores.clone()
+        for fold, moved in zip(self._referee.folds, better, strict=True):
+            rows = torch.as_tensor(fold, device=scores.device)
+            scores[rows] = (shifted if moved else soup).scores[rows]
+        return self._judged(chosen.phi, scores)
+
+    def _is_better(self, choice: _Choice, other: _Choice, without: int | None) -> bool:
+        score = self._referee.score
+        return score(choice.index, without) > score(other.index, without)
 
     def _observe_shifts(self, phi: Tensor, n: int) -> dict[int, Tensor]:
         """Observe `n` shifts, the first of them none; return them by index."""

@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.metrics._scorer import _BaseScorer
 from sklearn.utils import Tags, _safe_indexing, get_tags
 
-from sk_metricopt._candidate import Candidate
+from sk_metricopt._candidate import Candidate, KnownRows
 from sk_metricopt._progress import Tick
 from sk_metricopt.exceptions import ObservationWarning
 
@@ -65,7 +65,7 @@ class Observation:
         Optimiser steps taken on the trajectory.
     trajectory : int
         -1 for the model as it came and for candidates on no trajectory.
-    phase : {"initial", "explore", "guide", "soup", "shift"}
+    phase : {"initial", "explore", "guide", "judge", "shift"}
     score : float
         NaN where the scorer failed.
     predicted_score : float
@@ -106,6 +106,7 @@ class ObservationEngine:
         self.scorer = scorer
         self.rows = rows
         self.like = like
+        self._known = KnownRows(rows.X)
         self.budget = budget
         self._tick = tick
         self.observations: list[Observation] = []
@@ -115,7 +116,7 @@ class ObservationEngine:
         # all it can ask for is known, any X will do.
         all_known = not hasattr(like.template, "decision_function")
         self._hands_on_X = isinstance(scorer, _BaseScorer) and all_known
-        self._pinned = {0}  # the model as it came is what all others are measured against
+        self._kept = {0}  # the model as it came is what all others are measured against
         self._warned: set[str] = set()
 
     @property
@@ -135,6 +136,7 @@ class ObservationEngine:
         proba: np.ndarray,
         decided: np.ndarray,
         model: Callable[[], object],
+        keep: bool = False,
     ) -> int:
         """Score one candidate on all validation rows and record the observation.
 
@@ -147,6 +149,8 @@ class ObservationEngine:
             Index of the predicted class.
         model : callable
             Returns the real estimator, for scorers that predict on other data.
+        keep : bool
+            Keep the responses for good, to be scored on resamples however low the score.
 
         Returns
         -------
@@ -171,13 +175,11 @@ class ObservationEngine:
         index = len(self.observations)
         self._responses[index] = response
         self.observations.append(observation)
+        if keep:
+            self._kept.add(index)
         self._forget()
         self._tick(observation.phase, observation.score, float(self.scores.max()))
         return index
-
-    def pin(self, index: int) -> None:
-        """Keep the responses of an observation for good."""
-        self._pinned.add(index)
 
     def record(self) -> dict[str, np.ndarray]:
         """Return the observations as columns."""
@@ -188,10 +190,11 @@ class ObservationEngine:
         """Return the score of observation `index` on the given rows only; NaN if that fails."""
         if not len(rows):
             return np.nan
+        response = self._responses[index]
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # ill-defined on a few rows: of no use to anyone
-                return self._score(self._responses[index], rows)
+                return self._score(response, rows)
         except Exception as error:  # noqa: BLE001  user code; one resample lost is no reason to stop
             if len(np.unique(self.rows.y[rows])) == len(self.like.classes_):
                 self._warn(error, _ON_RESAMPLES)
@@ -215,14 +218,15 @@ class ObservationEngine:
 
     def _score(self, response: tuple, rows: np.ndarray | None = None) -> float:
         proba, labels, model = response
-        X, y, params = self.rows.X, self.rows.y, self.rows.params
+        X, y, params = self.rows.X, self.rows.y.copy(), self.rows.params
         if rows is not None:
             X = rows if self._hands_on_X else _safe_indexing(X, rows)
-            y, proba, labels = y[rows], proba[rows], labels[rows]
+            y = y[rows]
             params = {key: _safe_indexing(value, rows) for key, value in params.items()}
+        asked = slice(None) if rows is None else rows
+        candidate = Candidate(self.like, proba, labels, self._known, asked, X, model)
         self.n_scorer_calls += 1
-        value = self.scorer(Candidate(self.like, proba, labels, X, model), X, y, **params)
-        return _finite(value)
+        return _finite(self.scorer(candidate, X, y, **params))
 
     def _explained(self, error: Exception) -> Exception:
         kind = TypeError if isinstance(error, TypeError) else ValueError
@@ -244,7 +248,7 @@ class ObservationEngine:
             scores = self.scores
             ranked = sorted(self._responses, key=lambda i: -scores[i])
             for index in ranked[_KEEP_RESPONSES:]:
-                if index not in self._pinned:
+                if index not in self._kept:
                     del self._responses[index]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -109,8 +110,9 @@ class Observer:
         proba = torch.softmax(scores, -1).cpu().numpy()
         observation = Observation(point.step, point.trajectory, point.phase, np.nan, predicted)
         decided = self.adapted.bridge.decide(proba)
-        phi = point.phi[-1]
-        return self.engine.observe(observation, proba, decided, lambda: self._make_model(phi))
+        model = cache(partial(self._make_model, point.phi[-1]))
+        keep = point.phase in ("judge", "shift")
+        return self.engine.observe(observation, proba, decided, model, keep)
 
     def score(self, point: Point) -> float:
         """Return the score of an observed point; minus infinity if it failed."""
@@ -119,8 +121,9 @@ class Observer:
     def observed(self) -> tuple[np.ndarray, np.ndarray]:
         """Return descriptors and scores of all points whose observation did not fail."""
         scores = np.array([self.score(p) for p in self.points])
-        known = np.isfinite(scores)
-        return np.stack(self._descriptors)[known], scores[known]
+        descriptors = np.stack(self._descriptors)
+        known = np.isfinite(scores) & np.isfinite(descriptors).all(axis=1)
+        return descriptors[known], scores[known]
 
     def learn(self) -> None:
         """Fit the value function on everything observed."""

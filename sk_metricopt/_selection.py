@@ -41,6 +41,7 @@ class Referee:
         self, engine: ObservationEngine, y: np.ndarray, n_folds: int, rng: np.random.RandomState
     ):
         self._engine = engine
+        n_folds = min(n_folds, len(y))  # dealt out in turn: none is empty
         fold_of = stratified_folds(y, n_folds, rng)
         self.folds = [np.flatnonzero(fold_of == k) for k in range(n_folds)]
         self.bootstraps = stratified_bootstraps(y, _BOOTSTRAPS, rng)
@@ -81,7 +82,7 @@ class Referee:
         full = self._engine.scores
         known = sorted(filter(self._engine.remembers, candidates), key=lambda i: -full[i])
         alive = known[: 2 * _CONTENDERS]
-        scores = {i: self._score(i, without) for i in alive}
+        scores = {i: self.score(i, without) for i in alive}
         ranked = sorted(alive, key=lambda i: (-scores[i], i))[:_CONTENDERS]
         noise = self._noise(ranked[0], candidates[0], without)
         contenders = [i for i in ranked if scores[i] >= scores[ranked[0]] - _STILL_WINS * noise]
@@ -92,7 +93,7 @@ class Referee:
         gains = self.bootstrapped(leader, without) - self.bootstrapped(reference, without)
         return spread(gains) if np.isfinite(gains).any() else 0.0
 
-    def _score(self, index: int, without: int | None) -> float:
+    def score(self, index: int, without: int | None) -> float:
         """Score on all rows, or on all but one fold's."""
         if without is None:
             score = self._engine.scores[index]

@@ -53,8 +53,8 @@ class NetBridge:
         return "probabilities"
 
     def tensor(self, X: np.ndarray) -> Tensor:
-        """Return `X` as a tensor on the net's device."""
-        return torch.as_tensor(X).to(self.device)
+        """Return a copy of `X` on the net's device; modules may write into their input."""
+        return torch.tensor(X, device=self.device)
 
     def scores(self, output: Any) -> Tensor:
         """Return log-scores (n, K) whose softmax is the net's ``predict_proba``."""
@@ -163,7 +163,7 @@ def net_around(module: nn.Module, X: np.ndarray) -> NeuralNetClassifier:
     """Return an initialised net around a pre-trained module; the head is read off its outputs."""
     module = copy.deepcopy(module)
     device = device_of(module)
-    output = _output_of(module, torch.as_tensor(X[:8]).to(device))
+    output = _output_of(module, torch.tensor(X[:8], device=device))
     output = output[0] if isinstance(output, tuple) else output
     if output.dim() == 1 or output.shape[1] == 1:
         return NeuralNetBinaryClassifier(module, device=device, train_split=None).initialize()

@@ -53,16 +53,16 @@ class ValueSmoother:
         for k in range(_FOLDS):
             held = torch.as_tensor(descriptors[fold == k], device=self._observer.adapted.device)
             value_function.fit(descriptors[fold != k], observed[fold != k])
-            predicted = value_function.predict(held).cpu().numpy()
+            predicted = value_function.predict(held).detach().cpu().numpy()
             squared += ((predicted - observed[fold == k]) ** 2).sum()
         return 1 - squared / (len(observed) * observed.var())
 
-    def _predict(self, scores: Tensor, rows: Tensor) -> Tensor:
+    def _predict(self, phi: Tensor, scores: Tensor, rows: Tensor) -> list[float]:
         value_function, y = self._observer.value_function, self._observer.judged.probe.y
-        phi = torch.zeros(len(scores), self._observer.adapted.n_params, device=scores.device)
-        return value_function.predict(value_function.describe(phi, scores[:, rows], y[rows]))
+        described = value_function.describe(phi, scores[:, rows], y[rows])
+        return value_function.predict(described).tolist()
 
-    def gain(self, index: int, scores: Tensor, initial: Tensor) -> tuple[float, float]:
+    def gain(self, index: int, phi: Tensor, scores: Tensor, initial: Tensor) -> tuple[float, float]:
         """Return the gain of an observation over the first, and its standard error.
 
         Observed and predicted gain are mixed so that the standard error is smallest.
@@ -70,6 +70,7 @@ class ValueSmoother:
         Parameters
         ----------
         index : int
+        phi : Tensor of shape (n_params,)
         scores, initial : Tensor of shape (n_samples, n_classes)
             Log-scores of that observation and of the model as it came.
         """
@@ -78,11 +79,13 @@ class ValueSmoother:
         gains = self._referee.bootstrapped(index) - self._referee.bootstrapped(0)
         if not self.trusted or not np.isfinite(gain):
             return gain, spread(gains)
-        both = torch.stack([scores, initial])
+        both, phis = torch.stack([scores, initial]), torch.stack([phi, torch.zeros_like(phi)])
         bags = [np.arange(len(scores)), *self._referee.bootstraps]
         tensors = [torch.as_tensor(bag, device=scores.device) for bag in bags]
-        values = np.array([self._predict(both, rows).tolist() for rows in tensors])
+        values = np.array([self._predict(phis, both, rows) for rows in tensors])
         predicted, *predicted_gains = values[:, 0] - values[:, 1]
+        if np.std(predicted_gains) < _TINY:  # blind to rows: its certainty means nothing
+            return gain, spread(gains)
         mixtures = [
             (
                 (1 - w) * gain + w * predicted,

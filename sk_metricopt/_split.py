@@ -141,6 +141,7 @@ def _modulates(module: nn.Module, adapter: BaseAdapter, node: fx.Node) -> bool:
     return (
         type(adapter).modulate is not BaseAdapter.modulate
         and type(host).forward is stock.forward
+        and not (host._forward_hooks or host._forward_pre_hooks)
         and len(node.args) == 1
         and not weights_read_elsewhere
     )

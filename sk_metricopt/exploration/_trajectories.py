@@ -76,7 +76,9 @@ class LabelledRows:
         twins = self.folds or [everything]
         asked = [fold if within is None else fold[within[fold]] for fold in twins]
         parts = [
-            adapted.scores(phi[:, k], self.probe.encoded.take(rows)) for k, rows in enumerate(asked)
+            adapted.scores(phi[:, k], self.probe.encoded.take(rows))
+            for k, rows in enumerate(asked)
+            if len(rows)
         ]
         return torch.cat(parts, dim=1)[:, torch.cat(asked).argsort()]
 
@@ -134,9 +136,10 @@ class Trajectories:
         self._rows = rows
         self._generator = generator
         self._batch = int(np.clip(adapted.plan.chunk // 2, _BATCH // 2, _BATCH))
-        self._phi = torch.nn.Parameter(start.clone())
+        # One parameter per trajectory: restarting one forgets its state and no other's.
+        self._phi = [torch.nn.Parameter(phi.clone()) for phi in start]
         self._average = start.clone()
-        self._optimizer = make_optimizer([{"params": [self._phi], "lr": lr}])
+        self._optimizer = make_optimizer([{"params": self._phi, "lr": lr}])
         self._weights = self._class_weights()
 
     @property
@@ -146,11 +149,9 @@ class Trajectories:
 
     def restart(self, j: int, start: Tensor, recipe: Recipe) -> None:
         """Put trajectory `j` at `start` (T, n_params), without the optimizer's memory."""
-        self._phi.data[j] = start
+        self._phi[j].data.copy_(start)
         self._average[j] = start
-        for state in self._optimizer.state[self._phi].values():
-            if isinstance(state, Tensor) and state.shape == self._phi.shape:
-                state[j] = 0
+        self._optimizer.state.pop(self._phi[j], None)
         self.recipes[j] = recipe
         self._weights = self._class_weights()
 
@@ -172,16 +173,18 @@ class Trajectories:
     def step(self, n_steps: int, guidance: Guidance | None = None) -> None:
         """Take optimizer steps on criterion and, where given, value guidance."""
         for _ in range(n_steps):
-            self._average.lerp_(self._phi.data, 1 - _EMA)
-            scores, pull = self._scores_and_pull(guidance)
-            (gradient,) = torch.autograd.grad(scores, self._phi, pull)
+            phi = torch.stack(list(self._phi))
+            scores, pull = self._scores_and_pull(phi, guidance)
+            (gradient,) = torch.autograd.grad(scores, phi, pull)
             if guidance is not None and guidance.on_params is not None:
                 gradient -= guidance.on_params * gradient.norm(dim=-1, keepdim=True)
-            self._phi.grad = gradient
+            for parameter, g in zip(self._phi, gradient, strict=True):
+                parameter.grad = g
             self._optimizer.step()
+            self._average.lerp_(torch.stack([p.data for p in self._phi]), 1 - _EMA)
         self.n_steps += n_steps
 
-    def _scores_and_pull(self, guidance: Guidance | None) -> tuple[Tensor, Tensor]:
+    def _scores_and_pull(self, phi: Tensor, guidance: Guidance | None) -> tuple[Tensor, Tensor]:
         """Log-scores of a minibatch and the gradient to pull back through them."""
         training, probe = self._draw()
         on_training, on_probe = self._weights
@@ -189,7 +192,7 @@ class Trajectories:
         encoded = _side_by_side(
             self._rows.training.encoded.take(training), self._rows.probe.encoded.take(probe)
         )
-        scores = self._adapted.scores_each(self._phi.flatten(0, 1), encoded)
+        scores = self._adapted.scores_each(phi.flatten(0, 1), encoded)
         with torch.no_grad():
             # The gradient of the cross-entropy at the log-scores: no graph for the loss is needed.
             pull = torch.softmax(scores, -1)
