@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import warnings
 from numbers import Integral, Real
 
@@ -35,8 +34,6 @@ from sk_metricopt._roles import Data, labelled_rows, pretrained
 from sk_metricopt.adapters import BaseAdapter, FiLMAdapter
 from sk_metricopt.exploration import BaseExploration, PortfolioExploration
 from sk_metricopt.value_functions import BaseValueFunction, BehaviourValueFunction
-
-logger = logging.getLogger("sk_metricopt")
 
 
 def _estimator_has(attr):
@@ -265,6 +262,7 @@ class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
         _validation.optimizer_class(self.optimizer)
         _skorch.check_estimator_kind(self.estimator)
         _skorch.check_not_trimmed(self.estimator)
+        self.__dict__.pop("estimator_", None)  # a fit that fails leaves no fitted estimator
         seed = draw_seed(self.random_state)
         with seeded(seed, _skorch.device_of(self.estimator)), warnings.catch_warnings():
             # Operators without a batching rule loop inside vmap; the plan has timed that.
@@ -312,26 +310,28 @@ class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
     def _finetune(self, net, data: Data, seed: int) -> None:
         bridge = _skorch.NetBridge(net)
         bridge.check_output(data.X, len(self.classes_))
-        self.estimator_, self.scorer_ = net, data.scorer
         adapter = FiLMAdapter() if self.adapter == "film" else self.adapter
         adapted = AdaptedNet(bridge, adapter, self.adapter_targets, data.X[:64])
 
-        def model_at(phi: torch.Tensor) -> MetricOptFinetuner:
+        def model_of(net) -> MetricOptFinetuner:
             model = copy.copy(self)
-            model.estimator_ = bridge.with_module(adapted.fold(phi))
+            model.estimator_, model.scorer_ = net, data.scorer
             return model
+
+        def model_at(phi: torch.Tensor) -> MetricOptFinetuner:
+            return model_of(bridge.with_module(adapted.fold(phi)))
 
         rng = np.random.RandomState(seed)
         rows, judged = labelled_rows(adapted, data, self.classes_, self.use_validation_labels, rng)
-        likeness = Likeness(copy.copy(self))
+        likeness = Likeness(model_of(net))
         with progress_bar(self.verbose, self.max_observations) as tick:
             engine = ObservationEngine(
                 data.scorer, data.observed, likeness, self.max_observations, tick
             )
             observer = Observer(adapted, rows, judged, engine, self._value_function(), model_at)
             result = Finetuning(observer, self._settings(), seed).run()
-        if result.improved:
-            self.estimator_ = bridge.with_module(adapted.fold(result.adapter_params))
+        folded = bridge.with_module(adapted.fold(result.adapter_params))
+        self.estimator_, self.scorer_ = folded if result.improved else net, data.scorer
         self._set_results(result, observer)
 
     def _value_function(self) -> BaseValueFunction:
@@ -363,8 +363,9 @@ class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
         self.n_scorer_calls_ = observer.engine.n_scorer_calls
         self.observations_ = observer.engine.record()
         self.history_ = self.estimator_.history
-        if self.verbose:
-            logger.info(result.verdict)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "estimator_")
 
     def _net_proba(self, X) -> np.ndarray:
         check_is_fitted(self)

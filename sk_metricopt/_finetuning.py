@@ -18,7 +18,7 @@ from sk_metricopt.exploration._trajectories import Guidance, OptimizerFactory, T
 _SELECTION_FOLDS = 4  # of the validation rows, for the choice to be judged on
 _AGENTS = 3
 _EXPLORE_SHARE = 0.75  # of the observations on trajectories, where agents are guided afterwards
-_EXPLORE_STEPS = 600  # in all, where observation_interval is "auto"
+_EXPLORE_STEPS = 540  # in all, where observation_interval is "auto"
 _FALLS_BEHIND = 0.7  # standard errors below the best from which an agent restarts
 
 

@@ -62,7 +62,7 @@ class Observation:
     Attributes
     ----------
     step : int
-        Optimiser steps taken on the trajectory.
+        Optimiser steps taken on the trajectory, an agent's from where it started.
     trajectory : int
         -1 for the model as it came and for candidates on no trajectory.
     phase : {"initial", "explore", "guide", "judge", "shift"}

@@ -100,14 +100,21 @@ def prefers_vmap(signature: tuple, step: Callable[[bool], None], convolves_on_cp
     return _measured[signature]
 
 
+def _wait_for_device() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 def _time(step: Callable[[bool], None], vmap: bool) -> float:
     """Best of three after a warm-up; infinity where vmap cannot run the module."""
     try:
         step(vmap)
         best = float("inf")
         for _ in range(3):
+            _wait_for_device()
             start = time.perf_counter()
             step(vmap)
+            _wait_for_device()
             best = min(best, time.perf_counter() - start)
         return best
     except (RuntimeError, ValueError):

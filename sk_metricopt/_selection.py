@@ -9,7 +9,7 @@ from sk_metricopt._resampling import stratified_bootstraps, stratified_folds
 
 _BOOTSTRAPS = 40  # of all validation rows
 _BOOTSTRAPS_OF_REST = 8  # of the rows outside each selection fold
-_CONTENDERS = 12  # at most so many observations are scored on bootstraps
+_CONTENDERS = 10  # at most so many observations are scored on bootstraps
 _STILL_WINS = 3.0  # standard errors below the best from which nothing wins a bootstrap
 
 

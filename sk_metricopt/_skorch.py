@@ -106,6 +106,13 @@ class NetBridge:
                 f"module that returns logits, or end the module in a softmax."
             )
 
+        if not np.allclose(self.net.predict_proba(X[:8]), proba.cpu().numpy(), atol=1e-4):
+            raise ValueError(
+                "The 'estimator' parameter of MetricOptFinetuner must be a net whose predict_proba "
+                "is its nonlinearity applied to its module's output. Got other probabilities from "
+                f"{type(self.net).__name__}.predict_proba. Put what it adds into the module."
+            )
+
     def with_module(self, module: nn.Module) -> NeuralNetClassifier:
         """Return a net like this one around `module`, with an optimizer for its weights."""
         net = object.__new__(type(self.net))

@@ -55,6 +55,7 @@ class ValueSmoother:
             value_function.fit(descriptors[fold != k], observed[fold != k])
             predicted = value_function.predict(held).detach().cpu().numpy()
             squared += ((predicted - observed[fold == k]) ** 2).sum()
+        self._error = float(np.sqrt(squared / len(observed)))
         return 1 - squared / (len(observed) * observed.var())
 
     def _predict(self, phi: Tensor, scores: Tensor, rows: Tensor) -> list[float]:
@@ -65,7 +66,8 @@ class ValueSmoother:
     def gain(self, index: int, phi: Tensor, scores: Tensor, initial: Tensor) -> tuple[float, float]:
         """Return the gain of an observation over the first, and its standard error.
 
-        Observed and predicted gain are mixed so that the standard error is smallest.
+        Observed and predicted gain are mixed so that the standard error, which counts the error
+        of predictions in, is smallest.
 
         Parameters
         ----------
@@ -84,12 +86,13 @@ class ValueSmoother:
         tensors = [torch.as_tensor(bag, device=scores.device) for bag in bags]
         values = np.array([self._predict(phis, both, rows) for rows in tensors])
         predicted, *predicted_gains = values[:, 0] - values[:, 1]
-        if np.std(predicted_gains) < _TINY:  # blind to rows: its certainty means nothing
+        resampled = np.array(predicted_gains)
+        if resampled.std() < _TINY:  # blind to rows: its certainty means nothing
             return gain, spread(gains)
         mixtures = [
             (
                 (1 - w) * gain + w * predicted,
-                spread((1 - w) * gains + w * np.array(predicted_gains)),
+                float(np.hypot(spread((1 - w) * gains + w * resampled), w * self._error)),
             )
             for w in _PREDICTED_SHARES
         ]
