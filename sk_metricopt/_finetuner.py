@@ -42,9 +42,8 @@ def _estimator_has(attr):
     def check(self) -> bool:
         estimator = getattr(self, "estimator_", self.estimator)
         if isinstance(estimator, torch.nn.Module):
-            return attr == "predict_proba"
-        getattr(estimator, attr)
-        return True
+            return attr in ("predict", "predict_proba")
+        return getattr(estimator, attr) is not None
 
     return check
 
