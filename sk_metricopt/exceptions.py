@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["AdapterError", "ExportError", "ObservationWarning", "RareClassWarning"]
+__all__ = ["AdapterError", "ExportError", "ObservationWarning"]
 
 
 class AdapterError(ValueError):
@@ -15,7 +15,3 @@ class ExportError(RuntimeError):
 
 class ObservationWarning(UserWarning):
     """The scorer failed on some candidate; that observation is recorded as failed."""
-
-
-class RareClassWarning(UserWarning):
-    """The metric hangs on a class with too few validation rows; the model stays as it came."""
