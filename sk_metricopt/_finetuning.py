@@ -137,11 +137,14 @@ class Finetuning:
 
     def _best(self, n: int) -> list[Point]:
         """The best points on trajectories, each of another one as far as there are."""
+
+        def rank(point: Point) -> tuple[float, int]:
+            # Of equal scores the earliest, whose responses the engine keeps.
+            return -self.observer.score(point), point.index
+
         points = [p for p in self.observer.points if p.recipe is not None]
-        ranked = sorted(points, key=lambda p: -self.observer.score(p))
-        first_of = {p.trajectory: p for p in reversed(ranked)}
-        leaders = sorted(first_of.values(), key=lambda p: -self.observer.score(p))
-        return (leaders * n)[:n]
+        first_of = {p.trajectory: p for p in sorted(points, key=rank, reverse=True)}
+        return (sorted(first_of.values(), key=rank) * n)[:n]
 
     def _restart_laggards(self, agents: Trajectories, points: list[Point]) -> None:
         """Restart agents that fell behind at the best point so far."""

@@ -111,3 +111,12 @@ def test_restarted_trajectory_steps_as_a_fresh_one_does():
         return run.position
 
     torch.testing.assert_close(steps_after_restart(50), steps_after_restart(0))
+
+
+@pytest.mark.parametrize("max_observations", [84, 110, 122])
+def test_score_that_ties_all_candidates_is_no_trouble(max_observations):
+    finetuner = fitted(
+        lambda *_: 0.5, X[200:], max_observations=max_observations, observation_interval=1
+    )
+    assert finetuner.n_observations_ <= max_observations
+    assert not finetuner.improved_
