@@ -84,7 +84,7 @@ class Problem:
     def score_point(self, phi: Tensor, shift: Tensor, X: np.ndarray, y: np.ndarray) -> float:
         """Score a point on other rows, such as the test rows."""
         with torch.no_grad():
-            log_scores = self.adapted.scores(phi[None], self.adapted.encode(X))[0]
+            log_scores = self.adapted.outputs(phi[None], self.adapted.encode(X))[0]
         return self.score(log_scores + shift, X, y)
 
 
@@ -119,7 +119,7 @@ class Outcome:
 
     def val_log_scores(self, phi: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.problem.adapted.scores(phi[None], self.problem.val_rows)[0]
+            return self.problem.adapted.outputs(phi[None], self.problem.val_rows)[0]
 
     def observe(self, phi: Tensor, shifts: Tensor | None = None) -> None:
         """Score `phi` under each row of `shifts`, as far as the budget goes."""
@@ -195,7 +195,7 @@ def _descend(outcome: Outcome, draw_rows: Callable, seed: int, n_observations: i
     for _ in range(n_observations):
         for _ in range(STEPS_PER_OBSERVATION):
             rows = draw_rows(problem, generator)
-            log_scores = problem.adapted.scores(phi, problem.rows.take(rows))[0]
+            log_scores = problem.adapted.outputs(phi, problem.rows.take(rows))[0]
             optimizer.zero_grad()
             cross_entropy(log_scores, problem.y[rows]).backward()
             optimizer.step()

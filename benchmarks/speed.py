@@ -36,7 +36,9 @@ from benchmarks.report import to_markdown
 from benchmarks.tasks import DATA_HOME, SCORERS
 from sk_metricopt import MetricOptFinetuner
 from sk_metricopt._adapted import AdaptedNet
-from sk_metricopt._observation import Likeness, Observation, ObservationEngine, ValidationRows
+from sk_metricopt._candidate import ClassifierResponse, ClassifierScoring
+from sk_metricopt._observation import Observation, ObservationEngine
+from sk_metricopt._scoring import ValidationRows
 from sk_metricopt._skorch import NetBridge
 from sk_metricopt.adapters import BaseAdapter, FiLMAdapter
 
@@ -81,15 +83,15 @@ class Steps:
 @contextmanager
 def counted_steps() -> Iterator[Steps]:
     """Count the gradient steps that a fit takes."""
-    steps, scores_each = Steps(), AdaptedNet.scores_each
+    steps, outputs_each = Steps(), AdaptedNet.outputs_each
 
     def counting(self, phi, rows):
         steps.plain += len(phi)
         steps.sequential += 1
         steps.rows = rows.tensors[0].shape[1]
-        return scores_each(self, phi, rows)
+        return outputs_each(self, phi, rows)
 
-    with patch.object(AdaptedNet, "scores_each", counting):
+    with patch.object(AdaptedNet, "outputs_each", counting):
         yield steps
 
 
@@ -181,14 +183,15 @@ class Observing:
 
     def batched(self) -> list[float]:
         """As a fit does: all φ in one evaluation, the scorer on answers that are there."""
-        rows = ValidationRows(self.X, self.y)
-        engine = ObservationEngine(
-            self.scorer, rows, Likeness(self.net), budget=J, tick=lambda *_: None
-        )
-        for scores in self.adapted.scores(self.phi, self.encoded):
+        scoring = ClassifierScoring(self.scorer, ValidationRows(self.X, self.y), self.net)
+        engine = ObservationEngine(scoring, budget=J, tick=lambda *_: None)
+        for scores in self.adapted.outputs(self.phi, self.encoded):
             proba = torch.softmax(scores, -1).numpy()
             observation = Observation(0, 0, "explore", np.nan)
-            engine.observe(observation, proba, self.bridge.decide(proba), lambda: self.net)
+            decided = self.bridge.decide(proba)
+            engine.observe(
+                observation, ClassifierResponse(scoring, proba, decided, lambda: self.net)
+            )
         return list(engine.scores)
 
     def one_by_one(self) -> list[float]:
@@ -204,7 +207,7 @@ class Observing:
         """Raise unless both ways see the same model."""
         net = copy.deepcopy(self.net)
         net.module_.load_state_dict(self.weights[0])
-        proba = torch.softmax(self.adapted.scores(self.phi[:1], self.encoded)[0], -1).numpy()
+        proba = torch.softmax(self.adapted.outputs(self.phi[:1], self.encoded)[0], -1).numpy()
         np.testing.assert_allclose(proba, net.predict_proba(self.X), atol=1e-4)
 
     def rows(self, name: str, target: str, repeats: int) -> list[tuple[str, ...]]:
@@ -320,7 +323,7 @@ def ways_to_batch(make: Callable[[], nn.Module], shape: tuple[int, ...], repeats
         ways[f"{one.__name__} vmap"] = lambda one=one: torch.vmap(one)(phi)
         ways[f"{one.__name__} loop"] = lambda one=one: torch.stack([one(p) for p in phi])
     ways["plain"] = lambda: [module(x) for _ in phi]
-    ways["planned"] = lambda: adapted.scores(phi, encoded)
+    ways["planned"] = lambda: adapted.outputs(phi, encoded)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # vmap says where it has to loop inside: the table shows it
         milliseconds = [1e3 * seconds for seconds in best_of(repeats, *ways.values())]

@@ -1,7 +1,8 @@
-"""Finetune torch classifiers towards any black-box metric, as a scikit-learn estimator."""
+"""Finetune torch classifiers and retrievers towards any black-box metric, as scikit-learn does."""
 
 from sk_metricopt._finetuner import MetricOptFinetuner
+from sk_metricopt._retriever import EmbeddingRetriever
 
-__all__ = ["MetricOptFinetuner", "__version__"]
+__all__ = ["EmbeddingRetriever", "MetricOptFinetuner", "__version__"]
 
 __version__ = "0.1.0.dev0"

@@ -34,7 +34,7 @@ class Encoded:
 
 
 class AdaptedNet:
-    """A net's log-scores as a pure function of adapter parameters φ.
+    """A net's outputs as a pure function of adapter parameters φ.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class AdaptedNet:
         self._slices = self._layout_of_phi()
         self._split = split_at_hosts(module, adapter, self.hosts, self._arranged(example))
         self._vmapped = {
-            dims: torch.vmap(self._scores_of_one, in_dims=(0, dims)) for dims in (None, 0)
+            dims: torch.vmap(self._outputs_of_one, in_dims=(0, dims)) for dims in (None, 0)
         }
         self.plan = self._measure(example)
 
@@ -128,8 +128,11 @@ class AdaptedNet:
         with torch.no_grad():
             return tuple(self._split.prefix(self._arranged(x)))
 
-    def scores(self, phi: Tensor, rows: Encoded) -> Tensor:
-        """Return log-scores (J, n, K) of the same rows under each φ of (J, n_params)."""
+    def outputs(self, phi: Tensor, rows: Encoded) -> Tensor:
+        """Return outputs (J, n, K) of the same rows under each φ of (J, n_params).
+
+        What outputs are is the bridge's to say: log-scores of classes, or embeddings.
+        """
         if torch.is_grad_enabled() and phi.requires_grad:
             return self._batched(phi, rows, None, self.plan.vmap)
         chunk = self.plan.row_chunk(len(phi))
@@ -140,8 +143,8 @@ class AdaptedNet:
             ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
-    def scores_each(self, phi: Tensor, rows: Encoded) -> Tensor:
-        """Return log-scores (J, n, K) where each φ has its own batch of rows (J, n, ...)."""
+    def outputs_each(self, phi: Tensor, rows: Encoded) -> Tensor:
+        """Return outputs (J, n, K) where each φ has its own batch of rows (J, n, ...)."""
         return self._batched(phi, rows, 0, self.plan.vmap)
 
     def _batched(self, phi: Tensor, rows: Encoded, dims: int | None, vmap: bool) -> Tensor:
@@ -149,10 +152,10 @@ class AdaptedNet:
             return self._vmapped[dims](phi, rows.tensors)
         batches = (rows if dims is None else rows.take(j) for j in range(len(phi)))
         return torch.stack(
-            [self._scores_of_one(p, r.tensors) for p, r in zip(phi, batches, strict=True)]
+            [self._outputs_of_one(p, r.tensors) for p, r in zip(phi, batches, strict=True)]
         )
 
-    def _scores_of_one(self, phi: Tensor, tensors: tuple[Tensor, ...]) -> Tensor:
+    def _outputs_of_one(self, phi: Tensor, tensors: tuple[Tensor, ...]) -> Tensor:
         weights: dict[str, Tensor] = {}
         for name, part in self._slices.items():
             entry = self._split.entries.get(name)
@@ -166,7 +169,7 @@ class AdaptedNet:
         n_entries = len(self._split.entries)
         given = (*tensors[:n_entries], *(t.clone() for t in tensors[n_entries:]))
         output = functional_call(self._split.suffix, weights, given, tie_weights=False)
-        return self.bridge.scores(output)
+        return self.bridge.outputs(output)
 
     def fold(self, phi: Tensor) -> nn.Module:
         """Return a copy of the net's module with the adapter of φ (n_params,) written in."""

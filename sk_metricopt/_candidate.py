@@ -1,11 +1,31 @@
-"""The estimator that a scorer sees while candidates are compared."""
+"""The classifier that a scorer sees while candidates are compared."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from sklearn.base import ClassifierMixin
+from sklearn.metrics._scorer import _BaseScorer
+from sklearn.utils import Tags, get_tags
+
+from sk_metricopt._scoring import Scoring, ValidationRows
+
+
+class Likeness:
+    """What every candidate shows of the estimator it stands for.
+
+    Parameters
+    ----------
+    template : estimator
+        The fitted estimator before finetuning.
+    """
+
+    def __init__(self, template):
+        self.template = template
+        self.classes_: np.ndarray = template.classes_
+        self.tags: Tags = get_tags(template)
 
 
 class KnownRows:
@@ -97,3 +117,71 @@ class Candidate(ClassifierMixin):
         """Return the predicted labels."""
         rows = self._find(X)
         return self.model().predict(X) if rows is None else self.labels[rows].copy()
+
+
+class ClassifierScoring(Scoring):
+    """Scores what classifiers answer on the validation rows.
+
+    Parameters
+    ----------
+    scorer : callable
+    rows : ValidationRows
+    template : estimator
+        The fitted classifier before finetuning.
+    """
+
+    def __init__(self, scorer: Callable, rows: ValidationRows, template):
+        super().__init__(scorer, rows)
+        self.like = Likeness(template)
+        self._known = KnownRows(rows.X)
+        # A scorer made by make_scorer hands X to the estimator and looks at it no further; where
+        # all it can ask for is known, any X will do.
+        all_known = not hasattr(template, "decision_function")
+        self._hands_on_X = isinstance(scorer, _BaseScorer) and all_known
+
+    def X_of(self, rows: np.ndarray):
+        """Return `X` of the rows asked for, or what stands for it."""
+        return rows if self._hands_on_X else super().X_of(rows)
+
+    def candidate(self, response: ClassifierResponse, rows: np.ndarray | None, X) -> Candidate:
+        """Return the classifier that answers `response` on the given rows, which `X` holds."""
+        asked = slice(None) if rows is None else rows
+        labels = self.like.classes_[response.decided]
+        return Candidate(self.like, response.proba, labels, self._known, asked, X, response.model)
+
+    def score_decisions(self, decided: np.ndarray) -> float:
+        """Score hypothetical decisions (n_samples,) of certain probability; no observation."""
+        proba = np.eye(len(self.like.classes_), dtype=np.float32)[decided]
+        try:
+            return ClassifierResponse(self, proba, decided, _no_model).score()
+        except Exception:  # noqa: BLE001  user code; the question is then left open
+            return np.nan
+
+
+def _no_model():
+    raise ValueError("a hypothetical decision has no model behind it")
+
+
+@dataclass(frozen=True)
+class ClassifierResponse:
+    """What one classifier answers on the validation rows.
+
+    Attributes
+    ----------
+    scoring : ClassifierScoring
+    proba : ndarray of shape (n_samples, n_classes)
+    decided : ndarray of shape (n_samples,)
+        Index of the predicted class.
+    model : callable
+        Returns the real estimator, for scorers that predict on other data.
+    """
+
+    scoring: ClassifierScoring
+    proba: np.ndarray
+    decided: np.ndarray
+    model: Callable[[], object]
+
+    def score(self, rows: np.ndarray | None = None) -> float:
+        """Return the score on the given rows, on all of them if None."""
+        X, y, params = self.scoring.given(rows)
+        return self.scoring.ask(self.scoring.candidate(self, rows, X), X, y, params)

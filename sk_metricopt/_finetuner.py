@@ -19,36 +19,41 @@ from sklearn.utils.metadata_routing import (
     _routing_enabled,
     process_routing,
 )
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_method_params, check_is_fitted
 
 from sk_metricopt import _skorch, _validation
 from sk_metricopt._adapted import AdaptedNet
+from sk_metricopt._delegation import DelegationMixin
 from sk_metricopt._finetuning import Finetuning, Settings
 from sk_metricopt._judge import FinetuningResult
-from sk_metricopt._observation import Likeness, ObservationEngine, ValidationRows
+from sk_metricopt._observation import ObservationEngine
 from sk_metricopt._observer import Observer
 from sk_metricopt._progress import progress_bar
-from sk_metricopt._random import draw_seed, preserved, seeded
-from sk_metricopt._roles import Data, labelled_rows, pretrained
+from sk_metricopt._random import draw_seed, seeded
+from sk_metricopt._roles import (
+    Data,
+    Subject,
+    check_estimator_kind,
+    is_retriever,
+    net_of,
+    subject_of,
+)
+from sk_metricopt._scoring import ValidationRows
 from sk_metricopt.adapters import BaseAdapter, FiLMAdapter
-from sk_metricopt.exploration import BaseExploration, PortfolioExploration
-from sk_metricopt.value_functions import BaseValueFunction, BehaviourValueFunction
+from sk_metricopt.exploration import (
+    BaseExploration,
+    PortfolioExploration,
+    RetrievalExploration,
+)
+from sk_metricopt.metrics import make_retrieval_scorer
+from sk_metricopt.value_functions import (
+    BaseValueFunction,
+    BehaviourValueFunction,
+    RetrievalValueFunction,
+)
 
 
-def _estimator_has(attr):
-    """Whether the classifier that is wrapped, fitted or not, has `attr`."""
-
-    def check(self) -> bool:
-        estimator = getattr(self, "estimator_", self.estimator)
-        if isinstance(estimator, torch.nn.Module):
-            return attr in ("predict", "predict_proba")
-        return getattr(estimator, attr) is not None
-
-    return check
-
-
-class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
+class MetricOptFinetuner(DelegationMixin, MetaEstimatorMixin, BaseEstimator):
     """Finetune a torch classifier towards any metric a scikit-learn scorer can compute.
 
     The metric is a black box: only its values on validation rows are observed. A pre-trained net
@@ -259,28 +264,31 @@ class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
         _validation.check_one_metric(self.scoring)
         _validation.check_val_pair(X_val, y_val)
         _validation.optimizer_class(self.optimizer)
-        _skorch.check_estimator_kind(self.estimator)
-        _skorch.check_not_trimmed(self.estimator)
+        check_estimator_kind(self.estimator)
         self.__dict__.pop("estimator_", None)  # a fit that fails leaves no fitted estimator
         seed = draw_seed(self.random_state)
-        with seeded(seed, _skorch.device_of(self.estimator)), warnings.catch_warnings():
+        with seeded(seed, _skorch.device_of(net_of(self.estimator))), warnings.catch_warnings():
             # Operators without a batching rule loop inside vmap; the plan has timed that.
             warnings.filterwarnings("ignore", ".*performance drop.*", UserWarning)
             data = self._split(X, y, X_val, y_val, params, seed)
-            net, self.classes_ = pretrained(self.estimator, data)
-            self._finetune(net, data, seed)
+            subject = subject_of(self.estimator, data)
+            self.__dict__.pop("classes_", None)
+            if subject.classes is not None:
+                self.classes_ = subject.classes
+            self._finetune(subject, data, seed)
         return self
 
     def _split(self, X, y, X_val, y_val, params, seed) -> Data:
         """Check the input and return training and validation rows."""
         scorer, routed = self._get_scorer(), self._route("fit", params)
-        indices = _skorch.takes_integers(self.estimator) and _validation.holds_integers(X)
+        indices = _skorch.takes_integers(net_of(self.estimator)) and _validation.holds_integers(X)
         self._dtype = np.int64 if indices else np.float32
         given = X
         X, y = _validation.features_and_labels(self, X, y, self._dtype, reset=True)
         _validation.check_encodable(y)
+        all_rows = X, y
         if X_val is None:
-            training, rows = _validation.stratified_split(y, self.validation_fraction, seed)
+            training, rows = self._split_rows(y, scorer, seed)
             scorer_params = _check_method_params(X, routed.scorer.score, indices=rows)
             fit_params = _check_method_params(X, routed.estimator.fit, indices=training)
             shown = _safe_indexing(_validation.as_given(given, X), rows)
@@ -292,11 +300,18 @@ class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
             _validation.check_validation_params(scorer_params, len(y_val))
             shown = _validation.as_given(given, X_val)
         observed = ValidationRows(shown, y_val, scorer_params)
-        return Data(X, y, fit_params, X_val, observed, scorer)
+        return Data(X, y, fit_params, X_val, observed, scorer, all_rows)
+
+    def _split_rows(self, y, scorer, seed) -> tuple[np.ndarray, np.ndarray]:
+        """Whole labels where rows search each other, rows of every label elsewhere."""
+        by_label = is_retriever(self.estimator) and getattr(scorer, "gallery", "self") == "self"
+        split = _validation.split_by_label if by_label else _validation.stratified_split
+        return split(y, self.validation_fraction, seed)
 
     def _get_scorer(self):
-        if self.scoring is None:
-            return get_scorer("accuracy")  # which is what a classifier's own score is
+        if self.scoring is None:  # the estimator's own score
+            searches = is_retriever(self.estimator)
+            return make_retrieval_scorer("recall_at_k", k=1) if searches else get_scorer("accuracy")
         return check_scoring(self, scoring=self.scoring)
 
     def _route(self, method: str, params: dict) -> Bunch:
@@ -306,41 +321,40 @@ class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
         _raise_for_params(params, self, method)
         return Bunch(estimator=Bunch(fit={}), scorer=Bunch(score={}))
 
-    def _finetune(self, net, data: Data, seed: int) -> None:
-        bridge = _skorch.NetBridge(net)
-        bridge.check_output(data.X, len(self.classes_))
+    def _finetune(self, subject: Subject, data: Data, seed: int) -> None:
         adapter = FiLMAdapter() if self.adapter == "film" else self.adapter
-        adapted = AdaptedNet(bridge, adapter, self.adapter_targets, data.X[:64])
+        adapted = AdaptedNet(subject.bridge, adapter, self.adapter_targets, data.X[:64])
 
-        def model_of(net) -> MetricOptFinetuner:
+        def model_of(estimator) -> MetricOptFinetuner:
             model = copy.copy(self)
-            model.estimator_, model.scorer_ = net, data.scorer
+            model.estimator_, model.scorer_ = estimator, data.scorer
             return model
 
-        def model_at(phi: torch.Tensor) -> MetricOptFinetuner:
-            return model_of(bridge.with_module(adapted.fold(phi)))
-
         rng = np.random.RandomState(seed)
-        rows, judged = labelled_rows(adapted, data, self.classes_, self.use_validation_labels, rng)
-        likeness = Likeness(model_of(net))
+        task = subject.task(adapted, self.use_validation_labels, rng, model_of)
         with progress_bar(self.verbose, self.max_observations) as tick:
-            engine = ObservationEngine(
-                data.scorer, data.observed, likeness, self.max_observations, tick
-            )
-            observer = Observer(adapted, rows, judged, engine, self._value_function(), model_at)
+            engine = ObservationEngine(task.scoring, self.max_observations, tick)
+            observer = Observer(task, engine, self._value_function())
             result = Finetuning(observer, self._settings(), seed).run()
-        folded = bridge.with_module(adapted.fold(result.adapter_params))
-        self.estimator_, self.scorer_ = folded if result.improved else net, data.scorer
+        folded = adapted.fold(result.adapter_params) if result.improved else None
+        self.estimator_, self.scorer_ = subject.deployed(folded), data.scorer
         self._set_results(result, observer)
 
     def _value_function(self) -> BaseValueFunction:
-        given = self.value_function
-        return BehaviourValueFunction() if given == "auto" else copy.deepcopy(given)
+        if self.value_function != "auto":
+            return copy.deepcopy(self.value_function)
+        searches = is_retriever(self.estimator)
+        return RetrievalValueFunction() if searches else BehaviourValueFunction()
+
+    def _exploration(self) -> BaseExploration:
+        if self.exploration != "auto":
+            return copy.deepcopy(self.exploration)
+        return RetrievalExploration() if is_retriever(self.estimator) else PortfolioExploration()
 
     def _settings(self) -> Settings:
-        given, interval = self.exploration, self.observation_interval
+        interval = self.observation_interval
         return Settings(
-            exploration=PortfolioExploration() if given == "auto" else copy.deepcopy(given),
+            exploration=self._exploration(),
             make_optimizer=_validation.optimizer_class(self.optimizer),
             lr=self.lr,
             guidance_weight=self.guidance_weight,
@@ -359,66 +373,10 @@ class MetricOptFinetuner(MetaEstimatorMixin, BaseEstimator):
         self.improved_ = result.improved
         self.verdict_ = result.verdict
         self.n_observations_ = len(observer.engine.observations)
-        self.n_scorer_calls_ = observer.engine.n_scorer_calls
+        self.n_scorer_calls_ = observer.engine.scoring.n_calls
         self.observations_ = observer.engine.record()
-        self.history_ = self.estimator_.history
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "estimator_")
-
-    def _net_proba(self, X) -> np.ndarray:
-        check_is_fitted(self)
-        X = _validation.features(self, X, self._dtype)
-        with preserved():
-            return self.estimator_.predict_proba(X)
-
-    @available_if(_estimator_has("predict"))
-    def predict(self, X):
-        """Predict class labels.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-        """
-        proba = self._net_proba(X)
-        return self.classes_[_skorch.NetBridge(self.estimator_).decide(proba)]
-
-    @available_if(_estimator_has("predict_proba"))
-    def predict_proba(self, X):
-        """Predict class probabilities.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-            Columns in the order of `classes_`.
-        """
-        proba = self._net_proba(X).astype(np.float64)
-        return proba / proba.sum(axis=1, keepdims=True)
-
-    @available_if(_estimator_has("decision_function"))
-    def decision_function(self, X):
-        """Return the net's own decision function, where it has one.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
-
-        Returns
-        -------
-        ndarray
-        """
-        check_is_fitted(self)
-        X = _validation.features(self, X, self._dtype)
-        with preserved():
-            return self.estimator_.decision_function(X)
+        net = getattr(self.estimator_, "estimator_", self.estimator_)  # inside a retriever
+        self.history_ = net.history
 
     def score(self, X, y, **params):
         """Return the score of the metric the estimator was finetuned towards.

@@ -12,7 +12,7 @@ from sk_metricopt._guidance import value_guidance
 from sk_metricopt._judge import FinetuningResult, Judge
 from sk_metricopt._observer import Observer, Point
 from sk_metricopt._selection import Referee
-from sk_metricopt.exploration import BaseExploration, Recipe
+from sk_metricopt.exploration import BaseExploration
 from sk_metricopt.exploration._trajectories import Guidance, OptimizerFactory, Trajectories
 
 _SELECTION_FOLDS = 4  # of the validation rows, for the choice to be judged on
@@ -51,13 +51,14 @@ class Finetuning:
         # Another stream than the twins' folds: selection folds must not follow them.
         self.rng = np.random.RandomState([seed, 1])
         self.generator = torch.Generator().manual_seed(seed)
-        self.referee = Referee(observer.engine, self._strata(), _SELECTION_FOLDS, self.rng)
+        self.task = observer.task
+        self.referee = Referee(observer.engine, self.task.resampling(), _SELECTION_FOLDS, self.rng)
 
     def run(self) -> FinetuningResult:
         """Observe, explore, learn, guide, select, guard."""
         observer = self.observer
-        n_twins = len(observer.rows.twin_rows)
-        zero = torch.zeros(n_twins, observer.adapted.n_params, device=observer.adapted.device)
+        n_twins, adapted = len(self.task.rows.twin_rows), self.task.adapted
+        zero = torch.zeros(n_twins, adapted.n_params, device=adapted.device)
         observer.observe([Point(zero, "initial")])
         judge = Judge(observer, self.referee, self.settings.guard_z, self.rng)
         allowed = observer.engine.remaining - judge.n_reserved
@@ -66,20 +67,12 @@ class Finetuning:
         self._guide(allowed - explored)
         return judge.decide()
 
-    def _strata(self) -> np.ndarray:
-        """What resamples keep the shares of: labels or, where these are secret, decisions."""
-        judged, adapted = self.observer.judged, self.observer.adapted
-        if self.settings.use_validation_labels:
-            return judged.probe.y.cpu().numpy()
-        zero = torch.zeros(1, adapted.n_params, device=adapted.device)
-        return adapted.scores(zero, judged.probe.encoded)[0].argmax(-1).cpu().numpy()
-
     def _explore(self, zero: Tensor, n_observations: int) -> None:
         """Observe a portfolio of trajectories from the model as it came."""
         if n_observations < 1:
             return
         recipes = self.settings.exploration.recipes(
-            self.observer.rows.n_classes,
+            self.task.rows.n_classes,
             self.settings.use_validation_labels,
             n_observations,
             self.rng,
@@ -94,10 +87,10 @@ class Finetuning:
         auto = int(np.clip(round(_EXPLORE_STEPS / n_rounds), 5, 100))
         return self.settings.observation_interval or auto
 
-    def _trajectories(self, recipes: list[Recipe], start: Tensor) -> Trajectories:
+    def _trajectories(self, recipes: list, start: Tensor) -> Trajectories:
         return Trajectories(
-            self.observer.adapted,
-            self.observer.rows,
+            self.task.adapted,
+            self.task.objective,
             recipes,
             start,
             self.settings.make_optimizer,
@@ -128,8 +121,8 @@ class Finetuning:
             return None
         return value_guidance(
             self.observer.value_function,
-            self.observer.adapted,
-            self.observer.rows,
+            self.task.adapted,
+            self.task.objective,
             agents.position,
             agents.recipes,
             self.settings.guidance_weight,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +16,6 @@ from sk_metricopt._smoothing import ValueSmoother
 
 _SHIFT_SHARE, _SHIFT_MOST = 0.16, 24  # observations kept for the closing shift
 _JUDGEMENTS = 3  # observations of what was chosen: without the shift, with it, joined
-_FEW_ROWS = 10  # of a class; with fewer the guard cannot judge a metric that hangs on it
-_HANGS_ON = 0.25
 
 
 @dataclass(frozen=True)
@@ -55,15 +54,15 @@ class _Choice:
     phi : Tensor of shape (T, n_params)
     index : int
         Of the observation that judged.
-    scores : Tensor of shape (n_samples, n_classes)
-        Log-scores that were judged.
+    answers
+        That were judged.
     gain, se : float
         Over the model as it came, with its standard error.
     """
 
     phi: Tensor
     index: int
-    scores: Tensor
+    answers: Any
     gain: float
     se: float
 
@@ -102,7 +101,8 @@ class Judge:
         self._referee = referee
         self._guard_z = guard_z
         self._rng = rng
-        self._initial = observer.judged.pooled(observer.adapted, observer.points[0].phi[None])[0]
+        self._task = observer.task
+        self._initial = self._task.answers(observer.points[0].phi[None])[0]
         self._n_shifts = self._count_shifts()
         self.n_reserved = self._n_shifts + _JUDGEMENTS if self._n_shifts else 1
 
@@ -117,52 +117,49 @@ class Judge:
     # choose -------------------------------------------------------------------------------------
 
     def _soup(self) -> _Choice:
-        """Average the bootstrap winners."""
+        """Average the winners on resamples."""
         phi_of = {p.index: p.phi for p in self._observer.points}
 
         def average(without: int | None) -> Tensor:
             winners = self._referee.winners(list(phi_of), without)
             return torch.stack([phi_of[i] for i in winners]).mean(0)
 
-        judged, adapted = self._observer.judged, self._observer.adapted
-        scores = self._initial.clone()
-        for k, fold in enumerate(self._referee.folds):
-            within = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
-            within[torch.as_tensor(fold, device=scores.device)] = True
-            scores[within] = judged.pooled(adapted, average(without=k)[None], within)[0]
-        return self._judged(average(without=None), scores)
+        parts = [(fold, average(without=k)) for k, fold in enumerate(self._referee.folds)]
+        return self._judged(average(without=None), self._task.joined(parts))
 
-    def _judged(self, phi: Tensor, scores: Tensor) -> _Choice:
-        index = self._observer.record(Point(phi, "judge"), scores)
-        return self._choice(phi, index, scores)
+    def _judged(self, phi: Tensor, answers) -> _Choice:
+        index = self._observer.record(Point(phi, "judge"), answers)
+        return self._choice(phi, index, answers)
 
-    def _choice(self, phi: Tensor, index: int, scores: Tensor) -> _Choice:
-        gain, se = self._smoother.gain(index, phi[-1], scores, self._initial)
-        return _Choice(phi, index, scores, gain, se)
+    def _choice(self, phi: Tensor, index: int, answers) -> _Choice:
+        gain, se = self._smoother.gain(index, phi[-1], answers, self._initial)
+        return _Choice(phi, index, answers, gain, se)
 
     def _best_observed(self) -> _Choice:
         """Where the scorer fails on what is put together, take the best that it did score."""
         best = max(self._observer.points, key=self._observer.score)
-        judged, adapted = self._observer.judged, self._observer.adapted
-        scores = judged.pooled(adapted, best.phi[None])[0]
-        return self._choice(best.phi, best.index, scores)
+        return self._choice(best.phi, best.index, self._task.answers(best.phi[None])[0])
 
     # shift --------------------------------------------------------------------------------------
 
     def _count_shifts(self) -> int:
         """Observations to keep for the shift: none where a shift is impossible or no use."""
+        if not self._task.row_wise:
+            return 0
         observer, n_classes = self._observer, self._initial.shape[1]
         shift = torch.zeros(n_classes, device=self._initial.device)
         shift[-1] = self._telling_shift()
         phi = observer.points[0].phi[-1]
-        some = observer.judged.probe.encoded.take(slice(0, 64))
-        moved = observer.adapted.scores((phi + observer.adapted.shift_params(shift))[None], some)
-        expected = observer.adapted.scores(phi[None], some) + shift
+        some = self._task.judged.probe.encoded.take(slice(0, 64))
+        moved = self._task.adapted.outputs(
+            (phi + self._task.adapted.shift_params(shift))[None], some
+        )
+        expected = self._task.adapted.outputs(phi[None], some) + shift
         hosted = torch.allclose(moved.softmax(-1), expected.softmax(-1), atol=1e-5)
         n_shifts = min(_SHIFT_MOST, int(_SHIFT_SHARE * self._engine.budget))
         if not hosted or n_shifts < 4:
             return 0
-        shifted = observer.points[0].phi + observer.adapted.shift_params(shift)
+        shifted = observer.points[0].phi + self._task.adapted.shift_params(shift)
         index = observer.record(Point(shifted, "shift"), self._initial + shift)
         return 0 if self._engine.scores[index] == self._engine.scores[0] else n_shifts
 
@@ -187,19 +184,19 @@ class Judge:
             winners = self._referee.winners(list(shifts), without)
             return torch.stack([shifts[i] for i in winners]).mean(0)
 
-        scores = soup.scores.clone()
+        scores = soup.answers.clone()
         for k, fold in enumerate(self._referee.folds):
             scores[torch.as_tensor(fold, device=scores.device)] += average(without=k)
-        increment = self._observer.adapted.shift_params(average(without=None))
+        increment = self._task.adapted.shift_params(average(without=None))
         shifted = self._judged(soup.phi + increment, scores)
         better = [self._is_better(shifted, soup, k) for k in range(len(self._referee.folds))]
         chosen = shifted if self._is_better(shifted, soup, None) else soup
         if len({*better, chosen is shifted}) == 1:
             return chosen
-        scores = soup.scores.clone()
+        scores = soup.answers.clone()
         for fold, moved in zip(self._referee.folds, better, strict=True):
             rows = torch.as_tensor(fold, device=scores.device)
-            scores[rows] = (shifted if moved else soup).scores[rows]
+            scores[rows] = (shifted if moved else soup).answers[rows]
         return self._judged(chosen.phi, scores)
 
     def _is_better(self, choice: _Choice, other: _Choice, without: int | None) -> bool:
@@ -209,11 +206,11 @@ class Judge:
     def _observe_shifts(self, phi: Tensor, n: int) -> dict[int, Tensor]:
         """Observe `n` shifts, the first of them none; return them by index."""
         observer = self._observer
-        scores = observer.judged.pooled(observer.adapted, phi[None])[0]
+        scores = self._task.answers(phi[None])[0]
         observed: dict[int, Tensor] = {}
 
         def observe(shift: Tensor) -> float:
-            shifted = phi + observer.adapted.shift_params(shift)
+            shifted = phi + self._task.adapted.shift_params(shift)
             index = observer.record(Point(shifted, "shift"), scores + shift)
             observed[index] = shift
             return self._engine.scores[index]
@@ -243,9 +240,9 @@ class Judge:
         gain, se = choice.gain, choice.se
         z = self._guard_z
         if z is not None:
-            rare = self._rare_class() if self._observer.reads_labels else None
-            if rare is not None:
-                return self._unchanged(rare, gain, se)
+            doubt = self._task.why_not_judged()
+            if doubt is not None:
+                return self._unchanged(doubt, gain, se)
             if not gain > max(0.0, z * se):
                 reason = f"the gain {gain:+.4f} does not exceed {z} standard errors of {se:.4f}"
                 return self._unchanged(reason, gain, se)
@@ -258,29 +255,3 @@ class Judge:
         zero = torch.zeros_like(self._observer.points[0].phi[-1])
         verdict = f"unchanged: {reason}"
         return FinetuningResult(zero, False, initial, initial, gain, se, verdict)
-
-    def _rare_class(self) -> str | None:
-        """Name a class that the metric hangs on and that has too few validation rows.
-
-        Resampling cannot see how uncertain a recall over a handful of rows is, so the standard
-        error cannot be trusted there. The metric hangs on a class if deciding its rows all right or
-        all wrong moves the score by much of what deciding all rows right or wrong does.
-        """
-        y = self._observer.judged.probe.y.cpu().numpy()
-        n_classes, classes = self._initial.shape[1], self._engine.like.classes_
-        counts = np.bincount(y, minlength=n_classes)
-        rare = np.flatnonzero(counts < _FEW_ROWS)
-        if not len(rare):
-            return None
-        # As wrong as it gets where classes are ordered, the middle one aside.
-        wrong = np.where(2 * y + 1 == n_classes, (y + 1) % n_classes, n_classes - 1 - y)
-        perfect = self._engine.score_decisions(y)
-        span = perfect - self._engine.score_decisions(wrong)
-        for k in rare:
-            lost = perfect - self._engine.score_decisions(np.where(y == k, wrong, y))
-            if not lost <= _HANGS_ON * span:
-                return (
-                    f"the metric hangs on class {classes.tolist()[k]!r}, of which there are "
-                    f"{counts[k]} validation rows, fewer than {_FEW_ROWS}"
-                )
-        return None

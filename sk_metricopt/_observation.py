@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import numbers
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics._scorer import _BaseScorer
-from sklearn.utils import Tags, _safe_indexing, get_tags
 
-from sk_metricopt._candidate import Candidate, KnownRows
 from sk_metricopt._progress import Tick
+from sk_metricopt._scoring import Response, Scoring
 from sk_metricopt.exceptions import ObservationWarning
 
 _KEEP_RESPONSES = 32  # observations whose responses stay in memory, to be scored on resamples
@@ -26,33 +22,6 @@ _ON_RESAMPLES = (
     "so the model may stay as it came. A scorer must work on any rows it is given: pass what goes "
     "with a row, such as its cost, as metadata of fit."
 )
-
-
-class Likeness:
-    """What every candidate shows of the estimator it stands for.
-
-    Parameters
-    ----------
-    template : estimator
-        The fitted estimator before finetuning.
-    """
-
-    def __init__(self, template):
-        self.template = template
-        self.classes_: np.ndarray = template.classes_
-        self.tags: Tags = get_tags(template)
-
-
-@dataclass
-class ValidationRows:
-    """The rows that metric observations are made on, as the user gave them."""
-
-    X: object
-    y: np.ndarray
-    params: dict = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.y)
 
 
 @dataclass
@@ -84,10 +53,7 @@ class ObservationEngine:
 
     Parameters
     ----------
-    scorer : callable
-        ``scorer(estimator, X, y, **params) -> float``, greater is better.
-    rows : ValidationRows
-    like : Likeness
+    scoring : Scoring
     budget : int
         Observations allowed.
     tick : callable
@@ -96,26 +62,14 @@ class ObservationEngine:
     Attributes
     ----------
     observations : list of Observation
-    n_scorer_calls : int
-        Calls of the scorer, those on resamples included.
     """
 
-    def __init__(
-        self, scorer: Callable, rows: ValidationRows, like: Likeness, budget: int, tick: Tick
-    ):
-        self.scorer = scorer
-        self.rows = rows
-        self.like = like
-        self._known = KnownRows(rows.X)
+    def __init__(self, scoring: Scoring, budget: int, tick: Tick):
+        self.scoring = scoring
         self.budget = budget
         self._tick = tick
         self.observations: list[Observation] = []
-        self.n_scorer_calls = 0
-        self._responses: dict[int, tuple[np.ndarray, np.ndarray, Callable]] = {}
-        # A scorer made by make_scorer hands X to the estimator and looks at it no further; where
-        # all it can ask for is known, any X will do.
-        all_known = not hasattr(like.template, "decision_function")
-        self._hands_on_X = isinstance(scorer, _BaseScorer) and all_known
+        self._responses: dict[int, Response] = {}
         self._kept = {0}  # the model as it came is what all others are measured against
         self._warned: set[str] = set()
 
@@ -130,27 +84,16 @@ class ObservationEngine:
         scores = np.array([o.score for o in self.observations])
         return np.where(np.isfinite(scores), scores, -np.inf)
 
-    def observe(
-        self,
-        observation: Observation,
-        proba: np.ndarray,
-        decided: np.ndarray,
-        model: Callable[[], object],
-        keep: bool = False,
-    ) -> int:
+    def observe(self, observation: Observation, response: Response, keep: bool = False) -> int:
         """Score one candidate on all validation rows and record the observation.
 
         Parameters
         ----------
         observation : Observation
             Its score is filled in.
-        proba : ndarray of shape (n_samples, n_classes)
-        decided : ndarray of shape (n_samples,)
-            Index of the predicted class.
-        model : callable
-            Returns the real estimator, for scorers that predict on other data.
+        response : Response
         keep : bool
-            Keep the responses for good, to be scored on resamples however low the score.
+            Keep the response for good, to be scored on resamples however low the score.
 
         Returns
         -------
@@ -163,10 +106,9 @@ class ObservationEngine:
             If the scorer fails on the first observation, the model as it came: then it fails on
             everything.
         """
-        response = (proba, self.like.classes_[decided], model)
         first = not self.observations
         try:
-            observation.score = self._score(response)
+            observation.score = response.score()
         except Exception as error:
             if first:
                 raise self._explained(error) from error
@@ -194,9 +136,9 @@ class ObservationEngine:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # ill-defined on a few rows: of no use to anyone
-                return self._score(response, rows)
+                return response.score(rows)
         except Exception as error:  # noqa: BLE001  user code; one resample lost is no reason to stop
-            if len(np.unique(self.rows.y[rows])) == len(self.like.classes_):
+            if self.scoring.must_work_on(rows):
                 self._warn(error, _ON_RESAMPLES)
             return np.nan
 
@@ -204,36 +146,12 @@ class ObservationEngine:
         """Whether observation `index` can still be scored on resamples."""
         return index in self._responses
 
-    def score_decisions(self, decided: np.ndarray) -> float:
-        """Score hypothetical decisions (n_samples,) of certain probability; no observation."""
-        proba = np.eye(len(self.like.classes_), dtype=np.float32)[decided]
-
-        def no_model():
-            raise ValueError("a hypothetical decision has no model behind it")
-
-        try:
-            return self._score((proba, self.like.classes_[decided], no_model))
-        except Exception:  # noqa: BLE001  user code; the question is then left open
-            return np.nan
-
-    def _score(self, response: tuple, rows: np.ndarray | None = None) -> float:
-        proba, labels, model = response
-        X, y, params = self.rows.X, self.rows.y.copy(), self.rows.params
-        if rows is not None:
-            X = rows if self._hands_on_X else _safe_indexing(X, rows)
-            y = y[rows]
-            params = {key: _safe_indexing(value, rows) for key, value in params.items()}
-        asked = slice(None) if rows is None else rows
-        candidate = Candidate(self.like, proba, labels, self._known, asked, X, model)
-        self.n_scorer_calls += 1
-        return _finite(self.scorer(candidate, X, y, **params))
-
     def _explained(self, error: Exception) -> Exception:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         return kind(
             "The 'scoring' parameter of MetricOptFinetuner must be a scorer that gives one finite "
             f"number for the model as it came. It failed ({type(error).__name__}: {error}). Try "
-            "scorer(estimator, X_val, y_val) by hand on any fitted classifier of these labels."
+            "scorer(estimator, X_val, y_val) by hand on any fitted estimator of this kind."
         )
 
     def _warn(self, error: Exception, text: str) -> None:
@@ -250,12 +168,3 @@ class ObservationEngine:
             for index in ranked[_KEEP_RESPONSES:]:
                 if index not in self._kept:
                     del self._responses[index]
-
-
-def _finite(value) -> float:
-    number = value.item() if getattr(value, "shape", None) == () else value  # array, tensor
-    if not isinstance(number, numbers.Real) or isinstance(number, bool):
-        raise TypeError(f"it returned {value!r} instead of a number")
-    if not np.isfinite(number):
-        raise ValueError(f"it returned {number!r}, which is not finite")
-    return float(number)

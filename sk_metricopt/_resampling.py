@@ -1,8 +1,77 @@
-"""Stratified folds and bootstraps of the validation rows."""
+"""Folds and resamples of the validation rows."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
+
+
+class Resampling(ABC):
+    """How validation rows are dealt into folds and drawn again."""
+
+    @abstractmethod
+    def folds(self, n_folds: int, rng: np.random.RandomState) -> np.ndarray:
+        """Return the fold of each row; none is empty if there are as many rows or groups."""
+
+    @abstractmethod
+    def draw(self, rows: np.ndarray, n: int, rng: np.random.RandomState) -> list[np.ndarray]:
+        """Return `n` resamples of `rows`, each sorted.
+
+        Scores on them spread about as much as scores on another validation set would.
+        """
+
+
+class StratifiedResampling(Resampling):
+    """Folds and bootstraps that keep the share of each stratum.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,)
+        Stratum of each row.
+    """
+
+    def __init__(self, y: np.ndarray):
+        self.y = y
+
+    def folds(self, n_folds: int, rng: np.random.RandomState) -> np.ndarray:
+        """Return the fold of each row, every stratum spread as evenly as it goes."""
+        return stratified_folds(self.y, min(n_folds, len(self.y)), rng)
+
+    def draw(self, rows: np.ndarray, n: int, rng: np.random.RandomState) -> list[np.ndarray]:
+        """Return `n` bootstraps of `rows`; each keeps the counts of strata."""
+        strata = [rows[self.y[rows] == label] for label in np.unique(self.y[rows])]
+        return [np.sort(np.concatenate([rng.choice(s, len(s)) for s in strata])) for _ in range(n)]
+
+
+class GroupedResampling(Resampling):
+    """Folds and halves of whole groups, such as the items of one class.
+
+    A search among resampled rows must not meet a row twice: it would find itself. So half of the
+    groups are drawn, each once. As a sample half as large, drawn without replacement from twice as
+    many, its scores spread as those of the whole do from one validation set to another (the
+    delete-half jackknife).
+
+    Parameters
+    ----------
+    groups : ndarray of shape (n_samples,)
+        Group of each row.
+    """
+
+    def __init__(self, groups: np.ndarray):
+        self.groups = groups
+
+    def folds(self, n_folds: int, rng: np.random.RandomState) -> np.ndarray:
+        """Return the fold of each row, one for all rows of a group."""
+        names, group_of = np.unique(self.groups, return_inverse=True)
+        return (rng.permutation(len(names)) % min(n_folds, len(names)))[group_of]
+
+    def draw(self, rows: np.ndarray, n: int, rng: np.random.RandomState) -> list[np.ndarray]:
+        """Return `n` halves of the groups in `rows`."""
+        groups = self.groups[rows]
+        names = np.unique(groups)
+        half = max(1, len(names) // 2)
+        return [rows[np.isin(groups, rng.permutation(names)[:half])] for _ in range(n)]
 
 
 def stratified_folds(y: np.ndarray, n_folds: int, rng: np.random.RandomState) -> np.ndarray:
@@ -11,11 +80,3 @@ def stratified_folds(y: np.ndarray, n_folds: int, rng: np.random.RandomState) ->
     folds = np.empty(len(y), dtype=np.intp)
     folds[order] = np.arange(len(y)) % n_folds  # dealt in turn: no fold is empty
     return folds
-
-
-def stratified_bootstraps(y: np.ndarray, n: int, rng: np.random.RandomState) -> list[np.ndarray]:
-    """Return `n` bootstraps as sorted row indices; each keeps the class counts of `y`."""
-    classes = [np.flatnonzero(y == label) for label in np.unique(y)]
-    return [
-        np.sort(np.concatenate([rng.choice(rows, len(rows)) for rows in classes])) for _ in range(n)
-    ]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from sk_metricopt._observation import ObservationEngine
-from sk_metricopt._resampling import stratified_bootstraps, stratified_folds
+from sk_metricopt._resampling import Resampling
 
-_BOOTSTRAPS = 40  # of all validation rows
-_BOOTSTRAPS_OF_REST = 8  # of the rows outside each selection fold
-_CONTENDERS = 10  # at most so many observations are scored on bootstraps
-_STILL_WINS = 3.0  # standard errors below the best from which nothing wins a bootstrap
+_RESAMPLES = 40  # of all validation rows
+_RESAMPLES_OF_REST = 8  # of the rows outside each selection fold
+_CONTENDERS = 10  # at most so many observations are scored on resamples
+_STILL_WINS = 3.0  # standard errors below the best from which nothing wins a resample
 
 
 class Referee:
-    """Chooses by bootstrap winners, on all validation rows or on all but one selection fold.
+    """Chooses by winners on resamples, on all validation rows or on all but one selection fold.
 
     What is chosen without a fold can be judged on it: joined over folds this tells what choosing
     is worth on rows that had no say in it. Every value is computed at most once, and only for
@@ -23,8 +23,8 @@ class Referee:
     Parameters
     ----------
     engine : ObservationEngine
-    y : ndarray of shape (n_samples,)
-        Encoded labels of the validation rows.
+    resampling : Resampling
+        Of the validation rows.
     n_folds : int
         Selection folds.
     rng : numpy.random.RandomState
@@ -33,39 +33,40 @@ class Referee:
     ----------
     folds : list of ndarray
         Rows of each selection fold.
-    bootstraps : list of ndarray
-        Rows of each bootstrap of all validation rows.
+    resamples : list of ndarray
+        Rows of each resample of all validation rows.
     """
 
     def __init__(
-        self, engine: ObservationEngine, y: np.ndarray, n_folds: int, rng: np.random.RandomState
+        self,
+        engine: ObservationEngine,
+        resampling: Resampling,
+        n_folds: int,
+        rng: np.random.RandomState,
     ):
         self._engine = engine
-        n_folds = min(n_folds, len(y))  # dealt out in turn: none is empty
-        fold_of = stratified_folds(y, n_folds, rng)
-        self.folds = [np.flatnonzero(fold_of == k) for k in range(n_folds)]
-        self.bootstraps = stratified_bootstraps(y, _BOOTSTRAPS, rng)
-        self._rest = [np.flatnonzero(fold_of != k) for k in range(n_folds)]
-        self._of_rest = [
-            [rest[bag] for bag in stratified_bootstraps(y[rest], _BOOTSTRAPS_OF_REST, rng)]
-            for rest in self._rest
-        ]
+        fold_of = resampling.folds(n_folds, rng)
+        everything = np.arange(len(fold_of))
+        self.folds = [np.flatnonzero(fold_of == k) for k in range(fold_of.max() + 1)]
+        self.resamples = resampling.draw(everything, _RESAMPLES, rng)
+        self._rest = [np.flatnonzero(fold_of != k) for k in range(len(self.folds))]
+        self._of_rest = [resampling.draw(rest, _RESAMPLES_OF_REST, rng) for rest in self._rest]
         self._known: dict[tuple[int, int | None], np.ndarray] = {}
 
-    def bootstrapped(self, index: int, without: int | None = None) -> np.ndarray:
-        """Scores of one observation on the bootstraps that leave out fold `without`."""
+    def resampled(self, index: int, without: int | None = None) -> np.ndarray:
+        """Scores of one observation on the resamples that leave out fold `without`."""
         key = (index, without)
         if key not in self._known:
-            bags = self.bootstraps if without is None else self._of_rest[without]
+            bags = self.resamples if without is None else self._of_rest[without]
             self._known[key] = np.array([self._engine.resampled(index, bag) for bag in bags])
         return self._known[key]
 
     def standard_error(self, index: int, reference: int) -> float:
-        """Return the paired bootstrap standard error of a gain over `reference`."""
-        return spread(self.bootstrapped(index) - self.bootstrapped(reference))
+        """Return the paired standard error of a gain over `reference`."""
+        return spread(self.resampled(index) - self.resampled(reference))
 
     def winners(self, candidates: list[int], without: int | None = None) -> np.ndarray:
-        """Return which of the observations `candidates` wins each bootstrap.
+        """Return which of the observations `candidates` wins each resample.
 
         Parameters
         ----------
@@ -77,7 +78,7 @@ class Referee:
         Returns
         -------
         ndarray of int
-            One index per bootstrap.
+            One index per resample.
         """
         full = self._engine.scores
         known = sorted(filter(self._engine.remembers, candidates), key=lambda i: -full[i])
@@ -86,11 +87,11 @@ class Referee:
         ranked = sorted(alive, key=lambda i: (-scores[i], i))[:_CONTENDERS]
         noise = self._noise(ranked[0], candidates[0], without)
         contenders = [i for i in ranked if scores[i] >= scores[ranked[0]] - _STILL_WINS * noise]
-        table = np.stack([self.bootstrapped(i, without) for i in contenders])
+        table = np.stack([self.resampled(i, without) for i in contenders])
         return np.array(contenders)[np.where(np.isfinite(table), table, -np.inf).argmax(0)]
 
     def _noise(self, leader: int, reference: int, without: int | None) -> float:
-        gains = self.bootstrapped(leader, without) - self.bootstrapped(reference, without)
+        gains = self.resampled(leader, without) - self.resampled(reference, without)
         return spread(gains) if np.isfinite(gains).any() else 0.0
 
     def score(self, index: int, without: int | None) -> float:
@@ -103,5 +104,5 @@ class Referee:
 
 
 def spread(gains: np.ndarray) -> float:
-    """Return the standard deviation of bootstrapped gains; infinite if none is known."""
+    """Return the standard deviation of resampled gains; infinite if none is known."""
     return float(np.nanstd(gains)) if np.isfinite(gains).any() else np.inf

@@ -11,16 +11,47 @@ import numpy as np
 import torch
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
-from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
+from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
+_CALLER = "MetricOptFinetuner"
 _TINY = 1e-12  # probabilities below this have the log-score of this
 
 
-class NetBridge:
+class Bridge:
+    """What every fitted skorch net has.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        A fitted net; it is read, never written.
+    """
+
+    def __init__(self, net: NeuralNet):
+        self.net = net
+        self.module: nn.Module = net.module_
+
+    @property
+    def device(self) -> torch.device:
+        """Where the net computes."""
+        return device_of(self.module)
+
+    def tensor(self, X: np.ndarray) -> Tensor:
+        """Return a copy of `X` on the net's device; modules may write into their input."""
+        return torch.tensor(X, device=self.device)
+
+    def with_module(self, module: nn.Module) -> NeuralNet:
+        """Return a net like this one around `module`, with an optimizer for its weights."""
+        net = object.__new__(type(self.net))
+        net.__dict__ = {**self.net.__dict__, "module_": module}
+        net.initialize_optimizer()
+        return net
+
+
+class NetBridge(Bridge):
     """What the engine needs of a fitted skorch classifier net.
 
     Parameters
@@ -30,17 +61,10 @@ class NetBridge:
     """
 
     def __init__(self, net: NeuralNetClassifier):
-        self.net = net
-        self.module: nn.Module = net.module_
+        super().__init__(net)
         self.binary = isinstance(net, NeuralNetBinaryClassifier)
         self._nonlinearity = net._get_predict_nonlinearity()
         self._head = self._infer_head()
-
-    @property
-    def device(self) -> torch.device:
-        """Where the net computes."""
-        parameter = next(self.module.parameters(), None)
-        return torch.device("cpu") if parameter is None else parameter.device
 
     def _infer_head(self) -> str:
         """Return whether the module's outputs are logits, one logit, or need the nonlinearity."""
@@ -52,11 +76,7 @@ class NetBridge:
                 return "logit"
         return "probabilities"
 
-    def tensor(self, X: np.ndarray) -> Tensor:
-        """Return a copy of `X` on the net's device; modules may write into their input."""
-        return torch.tensor(X, device=self.device)
-
-    def scores(self, output: Any) -> Tensor:
+    def outputs(self, output: Any) -> Tensor:
         """Return log-scores (n, K) whose softmax is the net's ``predict_proba``."""
         output = self._first(output)
         if self._head == "logits":
@@ -83,7 +103,7 @@ class NetBridge:
 
     def check_output(self, X: np.ndarray, n_classes: int) -> None:
         """Raise ValueError unless the net gives one probability per class for a few rows."""
-        proba = self.proba(_output_of(self.module, self.tensor(X[:8])))
+        proba = self.proba(output_of(self.module, self.tensor(X[:8])))
         criterion = type(self.net.criterion_).__name__
         if proba.dim() != 2 or proba.shape[1] != n_classes:
             raise ValueError(
@@ -112,13 +132,6 @@ class NetBridge:
                 "is its nonlinearity applied to its module's output. Got other probabilities from "
                 f"{type(self.net).__name__}.predict_proba. Put what it adds into the module."
             )
-
-    def with_module(self, module: nn.Module) -> NeuralNetClassifier:
-        """Return a net like this one around `module`, with an optimizer for its weights."""
-        net = object.__new__(type(self.net))
-        net.__dict__ = {**self.net.__dict__, "module_": module}
-        net.initialize_optimizer()
-        return net
 
 
 class evaluating:
@@ -170,7 +183,7 @@ def net_around(module: nn.Module, X: np.ndarray) -> NeuralNetClassifier:
     """Return an initialised net around a pre-trained module; the head is read off its outputs."""
     module = copy.deepcopy(module)
     device = device_of(module)
-    output = _output_of(module, torch.tensor(X[:8], device=device))
+    output = output_of(module, torch.tensor(X[:8], device=device))
     output = output[0] if isinstance(output, tuple) else output
     if output.dim() == 1 or output.shape[1] == 1:
         return NeuralNetBinaryClassifier(module, device=device, train_split=None).initialize()
@@ -183,7 +196,7 @@ def net_around(module: nn.Module, X: np.ndarray) -> NeuralNetClassifier:
     ).initialize()
 
 
-def _output_of(module: nn.Module, x: Tensor) -> Any:
+def output_of(module: nn.Module, x: Tensor, caller: str = _CALLER) -> Any:
     """Return the output for a few rows, or say that the module does not take them."""
     try:
         with torch.no_grad(), evaluating(module):
@@ -191,13 +204,14 @@ def _output_of(module: nn.Module, x: Tensor) -> Any:
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
         shape, dtype = tuple(x.shape[1:]), str(x.dtype).removeprefix("torch.")
         step = f"Give it a module for rows of shape {shape} in {dtype}, or pass other X."
-        raise _explained("a net that takes X", error, step) from error
+        raise explained("a net that takes X", error, step, caller) from error
 
 
-def _explained(expected: str, error: Exception, step: str) -> Exception:
+def explained(expected: str, error: Exception, step: str, caller: str = _CALLER) -> Exception:
+    """Return an error that says what the net must be, how it failed and what to do."""
     kind = TypeError if isinstance(error, TypeError) else ValueError
     return kind(
-        f"The 'estimator' parameter of MetricOptFinetuner must be {expected}. It failed "
+        f"The 'estimator' parameter of {caller} must be {expected}. It failed "
         f"({type(error).__name__}: {error}). {step}"
     )
 
@@ -221,6 +235,11 @@ def check_trainable(net: NeuralNetClassifier, n_classes: int) -> None:
             "'estimator' parameter of MetricOptFinetuner must be a NeuralNetClassifier for "
             f"{n_classes} classes."
         )
+    warn_of_instance(net)
+
+
+def warn_of_instance(net: NeuralNet) -> None:
+    """Warn where training a clone of `net` starts from weights that are there."""
     if isinstance(net.module, nn.Module):
         warnings.warn(
             "The net's module is an instance: training goes on from a copy of its present "
@@ -245,7 +264,7 @@ def trained_net(net: NeuralNetClassifier, X, y: np.ndarray, params: dict) -> Neu
                 f"Give its module rows of shape {X.shape[1:]} in {X.dtype} and one output per "
                 f"class, {len(np.unique(y))} (NeuralNetBinaryClassifier: one)."
             )
-        raise _explained("a net that trains on X and y", error, step) from error
+        raise explained("a net that trains on X and y", error, step) from error
 
 
 def net_labels(net: NeuralNetClassifier, y: np.ndarray) -> np.ndarray:
@@ -289,7 +308,7 @@ def _module_of(estimator) -> nn.Module | None:
         return None
 
 
-def copy_net(net: NeuralNetClassifier) -> NeuralNetClassifier:
+def copy_net(net: NeuralNet, caller: str = _CALLER) -> NeuralNet:
     """Return a deep copy of `net`, or say why it cannot be copied."""
     # Part by part: skorch's own way pickles the module, which fails for more of them.
     copied = object.__new__(type(net))
@@ -297,7 +316,7 @@ def copy_net(net: NeuralNetClassifier) -> NeuralNetClassifier:
         copied.__dict__ = copy.deepcopy(net.__dict__, {id(net): copied})
     except (pickle.PicklingError, AttributeError, RuntimeError, TypeError) as error:
         raise TypeError(
-            "The 'estimator' parameter of MetricOptFinetuner must be a net that can be copied. "
+            f"The 'estimator' parameter of {caller} must be a net that can be copied. "
             f"Copying it failed ({type(error).__name__}: {error}). Keep open files, generators, "
             "locks and tensors with a gradient history out of the net, its module and callbacks."
         ) from error

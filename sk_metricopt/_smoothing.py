@@ -38,20 +38,23 @@ class ValueSmoother:
     def __init__(self, observer: Observer, referee: Referee):
         self._observer = observer
         self._referee = referee
-        self.trusted = observer.reads_labels and self._cross_validated_r2() > _TRUSTED_R2
+        self.trusted = self._reads_rows() and self._cross_validated_r2() > _TRUSTED_R2
         if self.trusted:
             observer.learn()
+
+    def _reads_rows(self) -> bool:
+        return self._observer.task.row_wise and self._observer.task.reads_labels
 
     def _cross_validated_r2(self) -> float:
         """Share of the variance of observed scores that the value function predicts."""
         descriptors, observed = self._observer.observed()
         if len(observed) < 4 * _FOLDS or observed.std() < _TINY:
             return -np.inf
-        value_function = self._observer.value_function
+        value_function, device = self._observer.value_function, self._observer.task.adapted.device
         fold = np.arange(len(observed)) % _FOLDS
         squared = 0.0
         for k in range(_FOLDS):
-            held = torch.as_tensor(descriptors[fold == k], device=self._observer.adapted.device)
+            held = torch.as_tensor(descriptors[fold == k], device=device)
             value_function.fit(descriptors[fold != k], observed[fold != k])
             predicted = value_function.predict(held).detach().cpu().numpy()
             squared += ((predicted - observed[fold == k]) ** 2).sum()
@@ -59,11 +62,11 @@ class ValueSmoother:
         return 1 - squared / (len(observed) * observed.var())
 
     def _predict(self, phi: Tensor, scores: Tensor, rows: Tensor) -> list[float]:
-        value_function, y = self._observer.value_function, self._observer.judged.probe.y
+        value_function, y = self._observer.value_function, self._observer.task.judged.probe.y
         described = value_function.describe(phi, scores[:, rows], y[rows])
         return value_function.predict(described).tolist()
 
-    def gain(self, index: int, phi: Tensor, scores: Tensor, initial: Tensor) -> tuple[float, float]:
+    def gain(self, index: int, phi: Tensor, answers, initial) -> tuple[float, float]:
         """Return the gain of an observation over the first, and its standard error.
 
         Observed and predicted gain are mixed so that the standard error, which counts the error
@@ -73,17 +76,17 @@ class ValueSmoother:
         ----------
         index : int
         phi : Tensor of shape (n_params,)
-        scores, initial : Tensor of shape (n_samples, n_classes)
-            Log-scores of that observation and of the model as it came.
+        answers, initial
+            Of that observation and of the model as it came.
         """
         engine = self._observer.engine
         gain = float(engine.scores[index] - engine.scores[0])
-        gains = self._referee.bootstrapped(index) - self._referee.bootstrapped(0)
+        gains = self._referee.resampled(index) - self._referee.resampled(0)
         if not self.trusted or not np.isfinite(gain):
             return gain, spread(gains)
-        both, phis = torch.stack([scores, initial]), torch.stack([phi, torch.zeros_like(phi)])
-        bags = [np.arange(len(scores)), *self._referee.bootstraps]
-        tensors = [torch.as_tensor(bag, device=scores.device) for bag in bags]
+        both, phis = torch.stack([answers, initial]), torch.stack([phi, torch.zeros_like(phi)])
+        bags = [np.arange(len(answers)), *self._referee.resamples]
+        tensors = [torch.as_tensor(bag, device=answers.device) for bag in bags]
         values = np.array([self._predict(phis, both, rows) for rows in tensors])
         predicted, *predicted_gains = values[:, 0] - values[:, 1]
         resampled = np.array(predicted_gains)

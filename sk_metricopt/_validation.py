@@ -16,6 +16,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 _CALLER = "MetricOptFinetuner"
+_FEW_LABELS = 8  # on either side of a split by label
 
 
 def check_one_metric(scoring) -> None:
@@ -39,12 +40,7 @@ def check_one_metric(scoring) -> None:
 
 def features_and_labels(estimator, X, y, dtype, reset: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return `X` as an array of `dtype` and `y` as labels, checked as scikit-learn does."""
-    if isinstance(X, dict | torch.utils.data.Dataset) and not issparse(X):  # some are dicts
-        raise TypeError(
-            f"The 'X' parameter of {_CALLER} must be an array, a data frame, a tensor or a list. "
-            f"Got a {type(X).__name__} instead. Stack its rows into one array of shape "
-            "(n_samples, ...)."
-        )
+    _check_container(estimator, X)
     X, y = as_array(X), as_array(y)
     if reset:
         _forget_shape(estimator)
@@ -64,15 +60,28 @@ def validation_rows(estimator, X, y, dtype) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"In 'X_val' and 'y_val' of {_CALLER}.fit: {error}") from error
 
 
-def features(estimator, X, dtype) -> np.ndarray:
+def features(estimator, X, dtype, reset: bool = False) -> np.ndarray:
     """Return `X` as an array of `dtype`, of the shape `fit` saw."""
+    _check_container(estimator, X)
     X = as_array(X)
+    if reset:
+        _forget_shape(estimator)
     if not _is_nd(estimator, X):
-        return validate_data(estimator, X, dtype=dtype, force_writeable=True, reset=False)
+        return validate_data(estimator, X, dtype=dtype, force_writeable=True, reset=reset)
     options = {"allow_nd": True, "ensure_2d": False, "force_writeable": True}  # torch may write
     X = check_array(X, dtype=dtype, estimator=estimator, **options)
-    _check_sample_shape(estimator, X, reset=False)
+    _check_sample_shape(estimator, X, reset)
     return X
+
+
+def _check_container(estimator, X) -> None:
+    """Raise TypeError for rows that cannot be taken from an array."""
+    if isinstance(X, dict | torch.utils.data.Dataset) and not issparse(X):  # some are dicts
+        raise TypeError(
+            f"The 'X' parameter of {type(estimator).__name__} must be an array, a data frame, a "
+            f"tensor or a list. Got a {type(X).__name__} instead. Stack its rows into one array "
+            "of shape (n_samples, ...)."
+        )
 
 
 def _is_nd(estimator, X) -> bool:
@@ -96,8 +105,8 @@ def _check_sample_shape(estimator, X: np.ndarray, reset: bool) -> None:
     expected = getattr(estimator, "_sample_shape", None)
     if X.shape[1:] != expected:
         raise ValueError(
-            f"The 'X' parameter of {_CALLER} must have samples of the shape seen in fit, "
-            f"{expected}. Got {X.shape[1:]} instead. Reshape X."
+            f"The 'X' parameter of {type(estimator).__name__} must have samples of the shape seen "
+            f"in fit, {expected}. Got {X.shape[1:]} instead. Reshape X."
         )
 
 
@@ -188,6 +197,32 @@ def stratified_split(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndar
     splitter = StratifiedShuffleSplit(1, test_size=n_validation, random_state=seed)
     training, validation = next(splitter.split(np.zeros(len(y)), y))
     return _with_every_class(y, np.sort(training), np.sort(validation))
+
+
+def split_by_label(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return training and validation rows of different labels, as search is judged on new ones.
+
+    Where labels are too few for that, rows of every label.
+    """
+    labels = np.unique(y)
+    n_validation = int(np.ceil(fraction * len(labels)))
+    if min(n_validation, len(labels) - n_validation) < _FEW_LABELS:
+        return stratified_split(y, fraction, seed)
+    chosen = np.random.RandomState(seed).permutation(labels)[:n_validation]
+    held = np.isin(y, chosen)
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def check_searchable(y_val: np.ndarray) -> None:
+    """Raise ValueError unless some validation rows share a label and some do not."""
+    labels, counts = np.unique(y_val, return_counts=True)
+    if counts.max() < 2 or len(labels) < 2:
+        got = "one label" if len(labels) < 2 else "a label of its own for every row"
+        raise ValueError(
+            f"The validation rows of {_CALLER}.fit must hold at least 2 labels, one of them twice, "
+            f"for rows to find each other. Got {got}. Pass X_val and y_val with several rows of "
+            "several labels."
+        )
 
 
 def _with_every_class(y, training, validation):

@@ -213,7 +213,7 @@ def random_phi(adapted, n=3):
 def folded_scores(adapted, phi, X):
     module = adapted.fold(phi).eval()
     with torch.no_grad():
-        return adapted.bridge.scores(module(torch.as_tensor(X)))
+        return adapted.bridge.outputs(module(torch.as_tensor(X)))
 
 
 def check_folded_is_functional(adapted, X, vmaps=(True, False)):
@@ -222,23 +222,23 @@ def check_folded_is_functional(adapted, X, vmaps=(True, False)):
     assert expected[0].sub(expected[1]).abs().max() > 1e-3
     for vmap in vmaps:
         adapted.plan = dataclasses.replace(adapted.plan, vmap=vmap, chunk=7)
-        torch.testing.assert_close(adapted.scores(phi, encoded), expected, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(adapted.outputs(phi, encoded), expected, atol=2e-5, rtol=1e-4)
         rows = torch.stack([torch.arange(5), torch.arange(5, 10), torch.arange(3, 8)])
-        each = adapted.scores_each(phi, encoded.take(rows))
+        each = adapted.outputs_each(phi, encoded.take(rows))
         wanted = torch.stack([e[r] for e, r in zip(expected, rows, strict=True)])
         torch.testing.assert_close(each, wanted, atol=2e-5, rtol=1e-4)
 
 
 def check_zero_is_the_identity(adapted, X):
-    expected = adapted.bridge.scores(adapted.bridge.module.eval()(torch.as_tensor(X))).detach()
+    expected = adapted.bridge.outputs(adapted.bridge.module.eval()(torch.as_tensor(X))).detach()
     zero = torch.zeros(1, adapted.n_params)
-    torch.testing.assert_close(adapted.scores(zero, adapted.encode(X))[0], expected)
+    torch.testing.assert_close(adapted.outputs(zero, adapted.encode(X))[0], expected)
     torch.testing.assert_close(folded_scores(adapted, zero[0], X), expected)
 
 
 def gradient(adapted, phi, encoded):
     phi = phi.clone().requires_grad_(True)
-    return torch.autograd.grad(adapted.scores(phi, encoded).sin().sum(), phi)[0]
+    return torch.autograd.grad(adapted.outputs(phi, encoded).sin().sum(), phi)[0]
 
 
 def gradient_by_the_whole_module(adapted, phi, X):
@@ -252,7 +252,7 @@ def gradient_by_the_whole_module(adapted, phi, X):
             for key, value in adapted.adapter.weights(module.get_submodule(name), one[part]).items()
         }
         output = functional_call(module, weights, (torch.as_tensor(X),), tie_weights=False)
-        total = total + adapted.bridge.scores(output).sin().sum()
+        total = total + adapted.bridge.outputs(output).sin().sum()
     return torch.autograd.grad(total, phi)[0]
 
 
@@ -356,7 +356,7 @@ def test_frozen_prefix_runs_once(targets):
     encoded = adapted.encode(X)
     Counting.rows = 0
     for _ in range(3):
-        adapted.scores(random_phi(adapted), encoded)
+        adapted.outputs(random_phi(adapted), encoded)
         gradient(adapted, random_phi(adapted), encoded)
     assert Counting.rows == 0
     adapted.encode(X)
@@ -401,8 +401,8 @@ def test_shift_params_add_a_shift_to_the_log_scores():
         adapted = adapt(trained(module, X), X)
         encoded, phi = adapted.encode(X), random_phi(adapted, 1)
         shift = torch.arange(1.0, n_classes + 1)
-        moved = adapted.scores(phi + adapted.shift_params(shift), encoded)
-        expected = (adapted.scores(phi, encoded) + shift).softmax(-1)
+        moved = adapted.outputs(phi + adapted.shift_params(shift), encoded)
+        expected = (adapted.outputs(phi, encoded) + shift).softmax(-1)
         torch.testing.assert_close(moved.softmax(-1), expected)
 
 

@@ -20,7 +20,9 @@ from sk_metricopt._skorch import NetBridge
 from sk_metricopt.adapters import FiLMAdapter
 from sk_metricopt.exceptions import AdapterError
 from sk_metricopt.exploration import Recipe
-from sk_metricopt.exploration._trajectories import LabelledRows, Rows, Trajectories
+from sk_metricopt.exploration._objectives import CrossEntropyObjective
+from sk_metricopt.exploration._rows import LabelledRows, Rows
+from sk_metricopt.exploration._trajectories import Trajectories
 from tests.nets import classifier, table, trained
 
 X, Y = table(2)
@@ -96,13 +98,13 @@ def test_restarted_trajectory_steps_as_a_fresh_one_does():
     net = trained(classifier(), X, Y)
     adapted = AdaptedNet(NetBridge(net), FiLMAdapter(), "auto", X[:64])
     rows = Rows(adapted.encode(X), torch.as_tensor(Y))
-    labelled = LabelledRows(rows, rows, [], 2)
+    objective = CrossEntropyObjective(adapted, LabelledRows(rows, rows, [], 2))
 
     def steps_after_restart(n_before):
         zero = torch.zeros(1, 1, adapted.n_params)
         generator = torch.Generator().manual_seed(0)
         run = Trajectories(
-            adapted, labelled, [Recipe(0.5)], zero, torch.optim.Adam, 0.01, generator
+            adapted, objective, [Recipe(0.5)], zero, torch.optim.Adam, 0.01, generator
         )
         run.step(n_before)
         run.restart(0, zero[0], Recipe(0.5))

@@ -24,19 +24,27 @@ LEVELS = {
     "_plan": 1,
     "_adapted": 1,
     "_skorch": 1,
+    "_embedding_net": 1,
+    "_search": 1,
+    "_scoring": 2,
     "_candidate": 2,
     "_observation": 2,
+    "metrics": 2,
     "_resampling": 2,
     "_shift": 2,
-    "export": 2,  # a side door on top of L1
+    "_gallery_index": 2,
+    "_retriever": 3,
     "value_functions": 3,
     "_selection": 3,
+    "export": 4,  # a side door on top of L1 and the retriever
     "exploration": 4,
+    "_tasks": 4,
     "_guidance": 4,
     "_observer": 4,
     "_smoothing": 4,
     "_judge": 5,
     "_roles": 5,
+    "_delegation": 6,
     "_finetuning": 5,
     "_finetuner": 6,
     "testing": 7,
@@ -51,11 +59,16 @@ SIBLINGS = {
     ("_adapted", "_split"),
     ("_adapted", "_plan"),
     ("_adapted", "_skorch"),
-    ("_observation", "_candidate"),
+    ("_embedding_net", "_skorch"),
+    ("_candidate", "_scoring"),
+    ("_observation", "_scoring"),
     ("_guidance", "exploration"),
-    ("_observer", "exploration"),
+    ("_tasks", "exploration"),
+    ("_observer", "_tasks"),
+    ("_retriever", "metrics"),
     ("_smoothing", "_observer"),
     ("_finetuning", "_judge"),
+    ("_finetuner", "_delegation"),
 }
 # Libraries that only these rooms may know.
 RESERVED = {
@@ -64,7 +77,7 @@ RESERVED = {
     "onnxruntime": {"export"},
     "onnxscript": {"export"},
     "skl2onnx": {"export"},
-    "skorch": {"_skorch", "_finetuner"},
+    "skorch": {"_skorch", "_embedding_net", "_finetuner"},
 }
 
 

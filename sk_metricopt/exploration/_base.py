@@ -33,12 +33,40 @@ class Recipe:
     class_weight: tuple[float, ...] | None = None
 
 
+@dataclass(frozen=True)
+class RetrievalRecipe:
+    """The criterion of one trajectory of a net that embeds.
+
+    Parameters
+    ----------
+    validation_share : float
+        Weight in [0, 1] of validation rows in the criterion; the rest is on training rows.
+    temperature : float or None
+        Of the soft nearest neighbour criterion: the smaller, the more only the nearest rows count.
+        None is the net's own criterion.
+    jitter : float
+        Noise on the features that enter the first hosts, in standard deviations of each feature.
+        φ then cannot fit single rows, and carries over to labels nobody has seen.
+
+    Examples
+    --------
+    >>> from sk_metricopt.exploration import RetrievalRecipe
+    >>> RetrievalRecipe(validation_share=0.5, temperature=0.1).jitter
+    1.0
+    """
+
+    validation_share: float = 0.0
+    temperature: float | None = 0.1
+    jitter: float = 1.0
+
+
 class BaseExploration(ABC):
     """Says which trajectories are explored.
 
     See Also
     --------
-    PortfolioExploration : The default.
+    PortfolioExploration : The default for classifiers.
+    RetrievalExploration : The default for nets that embed.
     sk_metricopt.testing.check_exploration : The contract as a test.
 
     Examples
@@ -58,12 +86,13 @@ class BaseExploration(ABC):
         use_validation_labels: bool,
         max_observations: int,
         rng: np.random.RandomState,
-    ) -> list[Recipe]:
+    ) -> list[Recipe] | list[RetrievalRecipe]:
         """Return the recipe of each trajectory.
 
         Parameters
         ----------
         n_classes : int
+            Labels among the training rows.
         use_validation_labels : bool
             If False every recipe has ``validation_share=0``.
         max_observations : int
@@ -72,5 +101,5 @@ class BaseExploration(ABC):
 
         Returns
         -------
-        list of Recipe
+        list of Recipe, or of RetrievalRecipe for a net that embeds
         """

@@ -1,13 +1,14 @@
-"""The default exploration: a portfolio of criteria."""
+"""The default explorations: portfolios of criteria."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from sk_metricopt.exploration._base import BaseExploration, Recipe
+from sk_metricopt.exploration._base import BaseExploration, Recipe, RetrievalRecipe
 
 _LABELLED = ((0.5, 0.0), (0.5, 0.5), (0.5, 1.0), (1.0, 0.0))
 _OPAQUE = ((0.0, 0.0), (0.0, 1.0), (0.0, 0.5))
+_SEARCHES = ((0.8, 0.1), (0.8, 0.05), (1.0, 0.1), (0.5, 0.1))  # validation share, temperature
 
 
 class PortfolioExploration(BaseExploration):
@@ -52,4 +53,34 @@ class PortfolioExploration(BaseExploration):
             for _ in range(self.n_random):
                 factors = np.exp(self.spread * rng.standard_normal(n_classes))
                 recipes.append(Recipe(0.0, float(rng.uniform()), tuple(factors)))
+        return recipes[: max(1, max_observations // 2)]
+
+
+class RetrievalExploration(BaseExploration):
+    """Long trajectories of a net that embeds, which differ in rows, temperature and criterion.
+
+    With validation labels: half training and half validation rows, at several temperatures, and
+    validation rows alone. Without: training rows. One trajectory follows the net's own criterion,
+    where that has no weights of its own: those know the training labels only.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sk_metricopt.exploration import RetrievalExploration
+    >>> rng = np.random.RandomState(0)
+    >>> [r.temperature for r in RetrievalExploration().recipes(40, True, 100, rng)]
+    [0.1, 0.05, 0.2, 0.1, None]
+    """
+
+    def recipes(
+        self,
+        n_classes: int,
+        use_validation_labels: bool,
+        max_observations: int,
+        rng: np.random.RandomState,
+    ) -> list[RetrievalRecipe]:
+        """Return the recipe of each trajectory."""
+        shares = [(share if use_validation_labels else 0.0, t) for share, t in _SEARCHES]
+        own = (0.5 if use_validation_labels else 0.0, None)
+        recipes = [RetrievalRecipe(*pair) for pair in dict.fromkeys([*shares, own])]
         return recipes[: max(1, max_observations // 2)]

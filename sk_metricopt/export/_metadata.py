@@ -19,20 +19,22 @@ _PACKAGES = ("sk_metricopt", "torch", "skorch", "scikit-learn", "onnx")
 
 
 def model_properties(
-    estimator,
-    classes: np.ndarray,
-    *,
-    labels: str,
-    threshold: float | None,
-    input_shape: tuple[int, ...],
+    estimator, of_kind: Mapping[str, Any], input_shape: tuple[int, ...]
 ) -> dict[str, str]:
-    """Return what a file says of itself; strings stay as they are, the rest becomes JSON."""
+    """Return what a file says of itself; strings stay as they are, the rest becomes JSON.
+
+    Parameters
+    ----------
+    estimator : estimator
+        What is exported.
+    of_kind : mapping of str to object
+        What only files of this kind say; None is left out.
+    input_shape : tuple of int
+        Shape of a row.
+    """
     found = {
         "schema": SCHEMA,
-        "classes": [c if isinstance(c, int | str) else str(c) for c in classes.tolist()],
-        "classes_dtype": str(classes.dtype),
-        "labels": labels,
-        "threshold": threshold,
+        **of_kind,
         "n_features": _n_features(estimator, input_shape),
         "input_shape": list(input_shape),
         "feature_names": getattr(estimator, "feature_names_in_", None),
@@ -108,7 +110,6 @@ def _scorer_name(estimator) -> str | None:
     scorer = getattr(estimator, "scorer_", None)
     if isinstance(scoring, str) or scorer is None:
         return scoring if isinstance(scoring, str) else None
-    # A scorer of scikit-learn prints as the call that made it; a function prints its address.
-    if hasattr(scorer, "_score_func"):
-        return repr(scorer)
-    return getattr(scorer, "__name__", type(scorer).__name__)
+    # Scorers print as the call that made them, unless something in them prints its address.
+    name = getattr(scorer, "__name__", None) or repr(scorer)
+    return type(scorer).__name__ if " at 0x" in name else name

@@ -1,4 +1,4 @@
-"""Export of a fitted classifier as one ONNX file."""
+"""Export of a fitted classifier or retriever as one ONNX file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from sk_metricopt._optional import import_optional_dependency
-from sk_metricopt._skorch import NetBridge, takes_integers
-from sk_metricopt.exceptions import ExportError
-from sk_metricopt.export._head import is_classifier_net, left_as_found
-from sk_metricopt.export._labels import name_labels
+from sk_metricopt._retriever import EmbeddingRetriever
+from sk_metricopt._skorch import takes_integers
+from sk_metricopt.export._classifier import ClassifierGraph, is_classifier_net
+from sk_metricopt.export._embedding import EmbeddingGraph
+from sk_metricopt.export._kind import GraphKind, left_as_found
 from sk_metricopt.export._metadata import caller_properties, model_properties, set_properties
-from sk_metricopt.export._parity import Decisions, check_parity
+from sk_metricopt.export._parity import check_parity
 from sk_metricopt.export._torch_graph import export_lock, torch_graph
 
 if TYPE_CHECKING:
@@ -37,37 +38,41 @@ def to_onnx(
     labels: str = "class",
     metadata: Mapping[str, Any] | None = None,
 ) -> ModelProto:
-    """Export a fitted classifier to ONNX and check that the graph decides as it does.
+    """Export a fitted classifier or retriever to ONNX and check that the graph says what it says.
 
-    The graph has one input, 'X', with any number of rows, and two outputs: 'label' (n_samples,)
-    and 'probabilities' (n_samples, n_classes). Before anything is written, onnxruntime runs it on
-    `X`: labels must equal ``estimator.predict(X)`` and probabilities must be within 1e-5 of
-    ``estimator.predict_proba(X)``.
+    The graph has one input, 'X', with any number of rows. That of a classifier has two outputs:
+    'label' (n_samples,) and 'probabilities' (n_samples, n_classes). That of a retriever has one:
+    'embeddings' (n_samples, n_components), of length 1 where its metric is cosine. Before anything
+    is written, onnxruntime runs it on `X`: labels must equal ``estimator.predict(X)``,
+    probabilities must be within 1e-5 of ``estimator.predict_proba(X)``, and embeddings within 1e-5
+    of ``estimator.transform(X)``, relative to the longest of them.
 
     Parameters
     ----------
-    estimator : MetricOptFinetuner or skorch classifier
-        A fitted classifier: a :class:`~sk_metricopt.MetricOptFinetuner`, a
+    estimator : MetricOptFinetuner, EmbeddingRetriever or skorch classifier
+        Fitted: a :class:`~sk_metricopt.MetricOptFinetuner` around a classifier or a retriever, an
+        :class:`~sk_metricopt.EmbeddingRetriever` around a net or module, a
         :class:`~skorch.classifier.NeuralNetClassifier` or a
         :class:`~skorch.classifier.NeuralNetBinaryClassifier`. It is left unchanged.
     X : array-like of shape (n_samples, ...)
-        Rows that `estimator` can predict. They give the graph the shape of its input and are the
-        rows of the check; a validation set is a good choice.
+        Rows that `estimator` can predict or transform. They give the graph the shape of its input
+        and are the rows of the check; a validation set is a good choice.
     path : str or path-like, default=None
         File to write. It appears only once the check has passed. With None nothing is written.
     opset : int, default=18
         ONNX opset, from 18 to 22.
     labels : {'class', 'index'}, default='class'
         What the output 'label' holds: values of ``classes_`` (int64, or strings), or their int64
-        index, which also runs where there are no string tensors, as on CUDA.
+        index, which also runs where there are no string tensors, as on CUDA. Retrievers have no
+        labels.
     metadata : mapping of str to object, default=None
         Further properties of the file. Strings are kept as they are, other values become JSON.
 
     Returns
     -------
     onnx.ModelProto
-        The graph, with the properties 'sk_metricopt.classes', 'sk_metricopt.versions',
-        'sk_metricopt.scorer' and others.
+        The graph, with the properties 'sk_metricopt.versions', 'sk_metricopt.scorer',
+        'sk_metricopt.classes' of a classifier, 'sk_metricopt.metric' of a retriever, and others.
 
     Raises
     ------
@@ -79,12 +84,14 @@ def to_onnx(
     See Also
     --------
     sk_metricopt.MetricOptFinetuner.export_onnx : The same as a method.
+    OnnxPredictor : Runs the file as a scikit-learn estimator.
 
     Notes
     -----
     Weights are part of the file and nothing else is: no second file, no local path. The input is
     float32, or int64 for modules with an embedding table. A skorch net on its own predicts the
-    index of a class, whatever its ``classes_``, and so does its graph.
+    index of a class, whatever its ``classes_``, and so does its graph. The gallery of a retriever
+    is not part of the file; see :class:`OnnxPredictor` for search without torch.
 
     Examples
     --------
@@ -104,35 +111,24 @@ def to_onnx(
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         import_optional_dependency(name, "onnx,cpu")
+    from onnx.checker import check_model
+
     _check_options(opset, labels)
     target = _check_path(path)
     extra_properties = caller_properties(metadata)
-    net = _fitted_net(estimator)
-    bridge = NetBridge(net)
-    rows = _graph_rows(X, estimator, net)
+    kind = _graph_kind(estimator, labels)
+    rows = _graph_rows(X, kind)
 
-    with export_lock, left_as_found(bridge):
+    with export_lock, left_as_found(kind.bridge):
         # A bare net takes arrays of its own dtype only; the others convert by themselves.
-        expected = _decisions(estimator, rows if estimator is net else X)
-        model = torch_graph(bridge, rows, opset)
-    classes = _classes(estimator, net, expected)
-    name_labels(model, classes if labels == "class" else None)
-    properties = model_properties(
-        estimator,
-        classes,
-        labels=labels,
-        threshold=net.threshold if bridge.binary else None,
-        input_shape=rows.shape[1:],
-    )
+        expected = kind.expected(rows if kind.is_bare_net else X)
+        model = torch_graph(kind, rows, opset)
+    kind.complete(model, expected)
+    check_model(model, full_check=True)
+    properties = model_properties(estimator, kind.properties(expected), rows.shape[1:])
     set_properties(model, properties | extra_properties)
     serialized = model.SerializeToString()
-    check_parity(
-        serialized,
-        rows,
-        expected,
-        classes=classes if labels == "index" else None,
-        name=type(estimator).__name__,
-    )
+    check_parity(serialized, rows, expected, kind)
     if target is not None:
         _write(serialized, target)
     return model
@@ -163,23 +159,35 @@ def _check_path(path: str | os.PathLike[str] | None) -> Path | None:
     return target
 
 
-def _fitted_net(estimator):
-    """Return the fitted skorch classifier in `estimator`."""
-    net = estimator if is_classifier_net(estimator) else getattr(estimator, "estimator_", None)
-    if net is None and hasattr(estimator, "fit"):
+def _graph_kind(estimator, labels: str) -> GraphKind:
+    """Return what to make of `estimator`: the one place that tells kinds of graphs apart."""
+    for model in (estimator, getattr(estimator, "estimator_", None)):
+        if is_classifier_net(model):
+            model.check_is_fitted()
+            return ClassifierGraph(estimator, model, labels)
+        if isinstance(model, EmbeddingRetriever):
+            check_is_fitted(model)
+            _check_no_labels(labels)
+            return EmbeddingGraph(estimator, model)
+    if hasattr(estimator, "fit"):
         check_is_fitted(estimator)
-    if not is_classifier_net(net):
-        raise TypeError(
-            "The 'estimator' parameter of to_onnx must be a fitted MetricOptFinetuner, "
-            "NeuralNetClassifier or NeuralNetBinaryClassifier. "
-            f"Got {type(estimator).__name__} instead. Pass the classifier inside it, for example "
-            "pipeline[-1] with X as the steps before it leave it, or search.best_estimator_."
+    raise TypeError(
+        "The 'estimator' parameter of to_onnx must be a fitted MetricOptFinetuner, "
+        "EmbeddingRetriever, NeuralNetClassifier or NeuralNetBinaryClassifier. "
+        f"Got {type(estimator).__name__} instead. Pass the one inside it, for example "
+        "pipeline[-1] with X as the steps before it leave it, or search.best_estimator_."
+    )
+
+
+def _check_no_labels(labels: str) -> None:
+    if labels != "class":
+        raise ValueError(
+            "The 'labels' parameter of to_onnx must be left out for a retriever, whose graph gives "
+            f"embeddings and no labels. Got {labels!r} instead. Leave it out."
         )
-    net.check_is_fitted()
-    return net
 
 
-def _graph_rows(X, estimator, net) -> np.ndarray:
+def _graph_rows(X, kind: GraphKind) -> np.ndarray:
     """Return `X` as the graph will get it."""
     if X is None:
         raise ValueError(_wanted_rows("None"))
@@ -190,43 +198,17 @@ def _graph_rows(X, estimator, net) -> np.ndarray:
     if len(values) == 0:
         raise ValueError(_wanted_rows(f"an empty array of shape {values.shape}"))
     # The finetuner converts to what it was fitted on; a bare net takes floats for floats.
-    as_index = takes_integers(net) and (estimator is not net or values.dtype.kind != "f")
-    dtype = getattr(estimator, "_dtype", np.int64 if as_index else np.float32)
+    as_index = takes_integers(kind.net) and not (kind.is_bare_net and values.dtype.kind == "f")
+    dtype = getattr(kind.estimator, "_dtype", np.int64 if as_index else np.float32)
     return np.ascontiguousarray(values, dtype=dtype)
 
 
 def _wanted_rows(got: str) -> str:
     return (
         "The 'X' parameter of to_onnx must be a numeric array with at least one row. "
-        f"Got {got} instead. Pass rows that the estimator can predict, such as a validation set: "
-        "they give the graph its input shape and are used to check it."
+        f"Got {got} instead. Pass rows that the estimator takes, such as a validation set: they "
+        "give the graph its input shape and are used to check it."
     )
-
-
-def _decisions(estimator, X) -> Decisions:
-    labels, probabilities = (np.asarray(m(X)) for m in (estimator.predict, estimator.predict_proba))
-    if labels.ndim != 1 or probabilities.ndim != 2:
-        raise ExportError(
-            f"{type(estimator).__name__} predicts labels of shape {labels.shape} and probabilities "
-            f"of shape {probabilities.shape}; only one label per row can be exported. Next step: "
-            "make forward return one row of class scores per sample. No file was written."
-        )
-    return Decisions(labels, probabilities)
-
-
-def _classes(estimator, net, expected: Decisions) -> np.ndarray:
-    """Return the value of each class index; a bare net predicts the index itself."""
-    n_classes = expected.probabilities.shape[1]
-    if estimator is net:
-        return np.arange(n_classes)
-    classes = np.asarray(estimator.classes_)
-    if len(classes) != n_classes:
-        raise ExportError(
-            f"{type(estimator).__name__} has {len(classes)} classes_, but its predict_proba "
-            f"returns {n_classes} columns. Next step: give the module as many outputs as there "
-            "are classes. No file was written."
-        )
-    return classes
 
 
 def _write(serialized: bytes, target: Path) -> None:

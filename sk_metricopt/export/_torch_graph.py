@@ -1,4 +1,4 @@
-"""The torch part of an ONNX graph: a module, its probabilities and its decision."""
+"""The torch part of an ONNX graph: a module, and what its kind of graph does after it."""
 
 from __future__ import annotations
 
@@ -8,46 +8,45 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sk_metricopt._skorch import NetBridge
 from sk_metricopt.exceptions import ExportError
+from sk_metricopt.export._kind import GraphKind
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-INPUT, INDEX, PROBABILITIES = "X", "label_index", "probabilities"
+INPUT = "X"
 
 # torch.export keeps global state: two exports at once fail.
 export_lock = threading.RLock()
 
 
-class _Decision(nn.Module):
-    """A private copy of a net's module, followed by what its predict does with the output."""
+class _Traced(nn.Module):
+    """A private copy of a net's module, followed by the head of its kind."""
 
-    def __init__(self, bridge: NetBridge):
+    def __init__(self, kind: GraphKind):
         super().__init__()
-        self.bridge = bridge
-        module = getattr(bridge.module, "_orig_mod", bridge.module)  # under torch.compile
+        self.kind = kind
+        module = getattr(kind.bridge.module, "_orig_mod", kind.bridge.module)  # torch.compile
         # A copy, since the exported program would alias the live weights.
         self.module = copy.deepcopy(module).cpu().eval()
 
-    def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
-        proba = self.bridge.proba(self.module(X)).float()
-        return cast(Tensor, self.bridge.decide(proba)), proba
+    def forward(self, X: Tensor) -> tuple[Tensor, ...]:
+        return self.kind.head(self.module(X))
 
 
-def torch_graph(bridge: NetBridge, rows: np.ndarray, opset: int) -> ModelProto:
-    """Return the graph from 'X' to 'label_index' (n,) and 'probabilities' (n, n_classes).
+def torch_graph(kind: GraphKind, rows: np.ndarray, opset: int) -> ModelProto:
+    """Return the graph from 'X' to the outputs that `kind` has torch write.
 
     Parameters
     ----------
-    bridge : NetBridge
-        The net to export. Its module is copied.
+    kind : GraphKind
+        What to export. The module of its net is copied.
     rows : ndarray of shape (n_samples, ...)
         Example input; the first axis becomes dynamic, the others keep their length.
     opset : int
@@ -63,18 +62,18 @@ def torch_graph(bridge: NetBridge, rows: np.ndarray, opset: int) -> ModelProto:
     with export_lock, _quiet():
         try:
             program = torch.onnx.export(
-                _Decision(bridge),
+                _Traced(kind),
                 (example,),
                 dynamo=True,
                 opset_version=opset,
                 input_names=[INPUT],
-                output_names=[INDEX, PROBABILITIES],
+                output_names=list(kind.traced),
                 dynamic_shapes=({0: "batch"},),
                 verbose=False,
             )
             model = _without_traces(program)
         except Exception as exc:
-            raise _translation_error(bridge, exc) from exc
+            raise _translation_error(kind.bridge.module, exc) from exc
     _check_opset(model, opset)
     _check_batch_axis(model)
     return model
@@ -105,10 +104,10 @@ def _without_traces(program) -> ModelProto:
     return model
 
 
-def _translation_error(bridge: NetBridge, exc: Exception) -> ExportError:
+def _translation_error(module: nn.Module, exc: Exception) -> ExportError:
     reason = " ".join(str(exc.__cause__ or exc).split()) or type(exc).__name__
     return ExportError(
-        f"torch could not translate {type(bridge.module).__name__} into ONNX. Likely cause: its "
+        f"torch could not translate {type(module).__name__} into ONNX. Likely cause: its "
         "forward fixes the number of rows, branches on values of the data, or leaves torch. Next "
         "step: write forward with torch operations that hold for any number of rows, then export "
         f"again. No file was written. torch says: {reason:.300}"

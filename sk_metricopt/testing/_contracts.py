@@ -10,7 +10,7 @@ from torch import nn
 from torch.func import functional_call
 
 from sk_metricopt.adapters import BaseAdapter
-from sk_metricopt.exploration import BaseExploration, Recipe
+from sk_metricopt.exploration import BaseExploration, Recipe, RetrievalRecipe
 from sk_metricopt.value_functions import BaseValueFunction
 
 
@@ -190,11 +190,13 @@ def _check_recipes(exploration, n_classes: int, labelled: bool, budget: int) -> 
     _require(first == second, "the same random state gives the same recipes")
     _require(len(first) > 0, "there is at least one recipe")
     for recipe in first:
-        _require(isinstance(recipe, Recipe), "recipes are Recipe objects")
+        known = isinstance(recipe, Recipe | RetrievalRecipe)
+        _require(known, "recipes are Recipe or RetrievalRecipe objects")
         _require(0 <= recipe.validation_share <= 1, "validation_share is in [0, 1]")
         opaque = labelled or recipe.validation_share == 0
         _require(opaque, "no recipe uses validation rows where their labels may not be used")
-        sized = recipe.class_weight is None or len(recipe.class_weight) == n_classes
+        weights = getattr(recipe, "class_weight", None)
+        sized = weights is None or len(weights) == n_classes
         _require(sized, "class_weight has one factor per class")
 
 

@@ -6,10 +6,13 @@ from sk_metricopt.value_functions._descriptors import (
     SoftConfusionDescriptor,
     SoftMetricDescriptor,
 )
+from sk_metricopt.value_functions._retrieval import RetrievalValueFunction, SoftSearchDescriptor
 
 __all__ = [
     "BaseValueFunction",
     "BehaviourValueFunction",
+    "RetrievalValueFunction",
     "SoftConfusionDescriptor",
     "SoftMetricDescriptor",
+    "SoftSearchDescriptor",
 ]

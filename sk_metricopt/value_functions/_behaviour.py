@@ -103,10 +103,7 @@ class BehaviourValueFunction(BaseValueFunction):
 
     def start(self, scores: Tensor, y: Tensor) -> BehaviourValueFunction:
         """Forget earlier fits and take scales from the model as it came."""
-        self._experts = {
-            "soft metrics": RidgeExpert(SoftMetricDescriptor(), non_negative=True),
-            "soft confusion": RidgeExpert(SoftConfusionDescriptor(), non_negative=False),
-        }
+        self._experts = self._make_experts()
         for expert in self._experts.values():
             expert.descriptor.start(scores, y)
         self._sizes = [
@@ -114,12 +111,18 @@ class BehaviourValueFunction(BaseValueFunction):
         ]
         return self
 
+    def _make_experts(self) -> dict[str, RidgeExpert]:
+        return {
+            "soft metrics": RidgeExpert(SoftMetricDescriptor(), non_negative=True),
+            "soft confusion": RidgeExpert(SoftConfusionDescriptor(), non_negative=False),
+        }
+
     def describe(self, adapter_params: Tensor, scores: Tensor, y: Tensor) -> Tensor:
-        """Return both descriptors side by side; `adapter_params` is not read."""
+        """Return the descriptors side by side; `adapter_params` is not read."""
         return torch.cat([e.descriptor(scores, y) for e in self._experts.values()], dim=1)
 
     def fit(self, descriptors: np.ndarray, observed: np.ndarray) -> BehaviourValueFunction:
-        """Fit both experts and choose between them."""
+        """Fit the experts and choose between them."""
         self._mean = float(observed.mean())
         self._scale = max(float(observed.std()), 1e-6)
         target = (observed - self._mean) / self._scale

@@ -1,0 +1,194 @@
+"""What a fitted finetuner answers: the methods of the estimator it holds."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sklearn.utils._set_output import _wrap_data_with_container
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+
+from sk_metricopt import _skorch, _validation
+from sk_metricopt._random import preserved
+from sk_metricopt._roles import is_retriever
+
+
+def _estimator_has(attr: str):
+    """Whether the estimator that is wrapped, fitted or not, has `attr`."""
+
+    def check(self) -> bool:
+        estimator = getattr(self, "estimator_", self.estimator)
+        if isinstance(estimator, torch.nn.Module):
+            return attr in ("predict", "predict_proba")
+        return getattr(estimator, attr) is not None
+
+    return check
+
+
+def _searches(attr: str):
+    """Whether a retriever is wrapped, and has `attr`."""
+
+    def check(self) -> bool:
+        if not is_retriever(self.estimator):
+            kind = type(self.estimator).__name__
+            raise AttributeError(f"{attr!r} is for an EmbeddingRetriever. Got {kind} instead.")
+        return True
+
+    return check
+
+
+class DelegationMixin:
+    """Methods of a classifier or retriever, where the wrapped estimator has them."""
+
+    _sklearn_auto_wrap_output_keys = frozenset({"transform"})
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "estimator_")
+
+    def _checked(self, X) -> np.ndarray:
+        check_is_fitted(self)
+        return _validation.features(self, X, self._dtype)
+
+    def _net_proba(self, X) -> np.ndarray:
+        X = self._checked(X)
+        with preserved():
+            return self.estimator_.predict_proba(X)
+
+    @available_if(_estimator_has("predict"))
+    def predict(self, X):
+        """Predict labels: a classifier's decision, a retriever's nearest gallery item.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        if is_retriever(self.estimator):
+            return self.estimator_.predict(self._checked(X))
+        proba = self._net_proba(X)
+        return self.classes_[_skorch.NetBridge(self.estimator_).decide(proba)]
+
+    @available_if(_estimator_has("predict_proba"))
+    def predict_proba(self, X):
+        """Predict class probabilities.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Columns in the order of `classes_`.
+        """
+        proba = self._net_proba(X).astype(np.float64)
+        return proba / proba.sum(axis=1, keepdims=True)
+
+    @available_if(_estimator_has("decision_function"))
+    def decision_function(self, X):
+        """Return the wrapped estimator's own decision function, where it has one.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+
+        Returns
+        -------
+        ndarray
+            A retriever's similarities (n_samples, n_gallery).
+        """
+        X = self._checked(X)
+        with preserved():
+            return self.estimator_.decision_function(X)
+
+    @available_if(_searches("transform"))
+    def transform(self, X):
+        """Return embeddings.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components)
+        """
+        embeddings = self.estimator_.transform(self._checked(X))
+        return _wrap_data_with_container("transform", embeddings, X, self)
+
+    @available_if(_searches("kneighbors"))
+    def kneighbors(self, X=None, n_neighbors=None, return_distance=True):
+        """Find the nearest gallery items of each query.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_queries, n_features) or (n_queries, ...), default=None
+            Queries. If None, the gallery items are the queries, and none is its own neighbour.
+        n_neighbors : int, default=None
+            Neighbours per query. If None, the retriever's `n_neighbors`.
+        return_distance : bool, default=True
+            Whether to return the distances too.
+
+        Returns
+        -------
+        distance : ndarray of shape (n_queries, n_neighbors)
+            Only if `return_distance`.
+        index : ndarray of shape (n_queries, n_neighbors)
+            Rows of the gallery, which are the rows of `fit` unless `set_gallery` replaced them.
+        """
+        check_is_fitted(self)
+        queries = None if X is None else self._checked(X)
+        return self.estimator_.kneighbors(queries, n_neighbors, return_distance)
+
+    @available_if(_searches("set_gallery"))
+    def set_gallery(self, X, y=None):
+        """Replace the gallery.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_gallery, n_features) or (n_gallery, ...)
+        y : array-like of shape (n_gallery,), default=None
+            Its labels; `predict` needs them.
+
+        Returns
+        -------
+        self : MetricOptFinetuner
+        """
+        self.estimator_.set_gallery(self._checked(X), y)
+        return self
+
+    @available_if(_searches("get_feature_names_out"))
+    def get_feature_names_out(self, input_features=None):
+        """Return names of the embeddings' columns.
+
+        Parameters
+        ----------
+        input_features : None
+            Ignored.
+
+        Returns
+        -------
+        ndarray of str of shape (n_components,)
+        """
+        check_is_fitted(self)
+        return self.estimator_.get_feature_names_out()
+
+    @available_if(_searches("set_output"))
+    def set_output(self, *, transform=None):
+        """Say in which container `transform` returns embeddings.
+
+        Parameters
+        ----------
+        transform : {"default", "pandas", "polars"} or None, default=None
+            None leaves it as it is.
+
+        Returns
+        -------
+        self : MetricOptFinetuner
+        """
+        if transform is not None:
+            self._sklearn_output_config = {"transform": transform}
+        return self

@@ -1,0 +1,173 @@
+"""Graphs of classifiers: 'label' and 'probabilities'."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from sklearn.base import is_classifier
+from torch import Tensor
+
+from sk_metricopt._skorch import NetBridge
+from sk_metricopt.exceptions import ExportError
+from sk_metricopt.export._kind import GraphKind, Rows
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+TOLERANCE = 1e-5  # of a probability; float32 kernels differ by about 1e-7
+_INDEX = "label_index"
+
+
+def is_classifier_net(net: object) -> bool:
+    """Return whether `net` is one of skorch's classifiers."""
+    return hasattr(net, "forward_iter") and is_classifier(net)
+
+
+class ClassifierGraph(GraphKind):
+    """The label that predict gives and the probabilities that predict_proba gives.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A fitted classifier around `net`, or `net`.
+    net : skorch classifier
+        Fitted on encoded labels.
+    labels : {'class', 'index'}
+        What 'label' holds.
+    """
+
+    traced = (_INDEX, "probabilities")
+    bridge: NetBridge
+
+    def __init__(self, estimator, net, labels: str):
+        super().__init__(estimator, NetBridge(net))
+        self.labels = labels
+
+    def head(self, output: Any) -> tuple[Tensor, ...]:
+        proba = self.bridge.proba(output).float()
+        return cast(Tensor, self.bridge.decide(proba)), proba
+
+    def expected(self, X) -> Rows:
+        labels = np.asarray(self.estimator.predict(X))
+        probabilities = np.asarray(self.estimator.predict_proba(X))
+        if labels.ndim != 1 or probabilities.ndim != 2:
+            raise ExportError(
+                f"{self.name} predicts labels of shape {labels.shape} and probabilities of shape "
+                f"{probabilities.shape}; only one label per row can be exported. Next step: make "
+                "forward return one row of class scores per sample. No file was written."
+            )
+        return {"label": labels, "probabilities": probabilities}
+
+    def complete(self, model: ModelProto, expected: Rows) -> None:
+        name_labels(model, self._classes(expected) if self.labels == "class" else None)
+
+    def properties(self, expected: Rows) -> dict[str, Any]:
+        classes = self._classes(expected)
+        return {
+            "classes": [c if isinstance(c, int | str) else str(c) for c in classes.tolist()],
+            "classes_dtype": str(classes.dtype),
+            "labels": self.labels,
+            "threshold": self.net.threshold if self.bridge.binary else None,
+        }
+
+    def compare(self, got: Rows, expected: Rows, indices: np.ndarray) -> None:
+        probabilities, labels = got["probabilities"], got["label"]
+        wanted = expected["probabilities"][indices]
+        if probabilities.shape != wanted.shape:
+            raise ExportError(
+                f"The graph of {self.name} returns probabilities of shape {probabilities.shape}, "
+                f"predict_proba returns {wanted.shape}. Likely cause: the module's output has "
+                "another number of columns than there are classes, or mixes rows. Next step: make "
+                "forward return one row per sample. No file was written."
+            )
+        if self.labels == "index":
+            labels = self._classes(expected)[labels]
+        errors = np.abs(probabilities - wanted)
+        wrong_probabilities = ~(errors <= TOLERANCE).all(axis=1)  # catches NaN too
+        # As objects, so that labels of unlike kinds are compared rather than refused.
+        wrong_labels = labels.astype(object) != expected["label"][indices].astype(object)
+        if wrong_probabilities.any() or wrong_labels.any():
+            raise _difference(self.name, errors, wrong_probabilities, wrong_labels)
+
+    def _classes(self, expected: Rows) -> np.ndarray:
+        """Return the value of each class index; a bare net predicts the index itself."""
+        n_classes = expected["probabilities"].shape[1]
+        if self.is_bare_net:
+            return np.arange(n_classes)
+        classes = np.asarray(self.estimator.classes_)
+        if len(classes) != n_classes:
+            raise ExportError(
+                f"{self.name} has {len(classes)} classes_, but its predict_proba returns "
+                f"{n_classes} columns. Next step: give the module as many outputs as there are "
+                "classes. No file was written."
+            )
+        return classes
+
+
+def name_labels(model: ModelProto, classes: np.ndarray | None) -> None:
+    """Turn the output 'label_index' of `model` into 'label', in place.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        A graph from `torch_graph`.
+    classes : ndarray of shape (n_classes,) or None
+        Label of each index; None leaves the index.
+    """
+    from onnx import helper, numpy_helper
+
+    graph, label = model.graph, model.graph.output[0]
+    label.name = "label"
+    if classes is None:
+        graph.node.append(helper.make_node("Identity", [_INDEX], ["label"], name="label"))
+    else:
+        # Gather takes ints and strings alike, and needs no second operator domain.
+        values = numpy_helper.from_array(_class_values(classes), "classes")
+        graph.initializer.append(values)
+        graph.node.append(helper.make_node("Gather", ["classes", _INDEX], ["label"], name="label"))
+        label.type.tensor_type.elem_type = values.data_type
+
+
+def _class_values(classes: np.ndarray) -> np.ndarray:
+    """Return `classes` as int64 or as str objects, the two kinds every runtime knows."""
+    values = classes.tolist()
+    if all(isinstance(value, str) for value in values):
+        return np.array(values, dtype=object)
+    if all(isinstance(value, int | float) and value == int(value) for value in values):
+        return np.array([int(value) for value in values], dtype=np.int64)
+    raise TypeError(
+        "The 'estimator' parameter of to_onnx must have classes_ that are integers, booleans or "
+        f"strings. Got dtype {classes.dtype} instead. Use labels='index', and map the index to "
+        "a class yourself."
+    )
+
+
+def _difference(name, errors, wrong_probabilities, wrong_labels) -> ExportError:
+    n, findings = len(errors), []
+    if wrong_labels.any():
+        findings.append(f"output 'label' differs from predict on {wrong_labels.sum()} of {n} rows")
+    if wrong_probabilities.any():
+        findings.append(
+            f"output 'probabilities' differs from predict_proba on {wrong_probabilities.sum()} of "
+            f"{n} rows (by up to {errors.max():.2g}, allowed {TOLERANCE:g})"
+        )
+        cause = (
+            "predict_proba does more than the net's module and its nonlinearity, forward depends "
+            "on chance or on the other rows of the batch, or the estimator computes in reduced "
+            "precision (TF32 on a GPU)"
+        )
+        step = "remove that dependence, or move the net to the CPU in full float32, and try again"
+    else:
+        cause = (
+            "predict does not decide by the net's own rule (argmax of the probabilities, or the "
+            "threshold of a binary net), or these rows are tied within rounding"
+        )
+        step = (
+            "put the rule into the net (shift the last bias, or set the threshold of a binary "
+            "net between two scores), and try again"
+        )
+    return ExportError(
+        f"The graph of {name} does not reproduce it: {'; '.join(findings)}, in a batch of {n}. "
+        f"Likely cause: {cause}. Next step: {step}. No file was written."
+    )
