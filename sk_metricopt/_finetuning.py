@@ -18,7 +18,6 @@ from sk_metricopt.exploration._trajectories import Guidance, OptimizerFactory, T
 _SELECTION_FOLDS = 4  # of the validation rows, for the choice to be judged on
 _AGENTS = 3
 _EXPLORE_SHARE = 0.75  # of the observations on trajectories, where agents are guided afterwards
-_EXPLORE_STEPS = 540  # in all, where observation_interval is "auto"
 _FALLS_BEHIND = 0.7  # standard errors below the best from which an agent restarts
 
 
@@ -76,7 +75,8 @@ class Finetuning:
             self.settings.use_validation_labels,
             n_observations,
             self.rng,
-        )[:n_observations]
+        )
+        recipes = self.task.objective.followed(recipes)[:n_observations]
         trajectories = self._trajectories(recipes, zero.expand(len(recipes), -1, -1))
         interval = self._interval(n_observations // len(recipes))
         for left in range(n_observations, 0, -len(recipes)):
@@ -84,7 +84,7 @@ class Finetuning:
             self.observer.observe(_points_on(trajectories, "explore", 0)[:left])
 
     def _interval(self, n_rounds: int) -> int:
-        auto = int(np.clip(round(_EXPLORE_STEPS / n_rounds), 5, 100))
+        auto = int(np.clip(round(self.settings.exploration.n_steps / n_rounds), 5, 100))
         return self.settings.observation_interval or auto
 
     def _trajectories(self, recipes: list, start: Tensor) -> Trajectories:

@@ -163,7 +163,8 @@ class RetrieverResponse:
         for part in self._parts:
             scoring.n_calls += 1
             candidate = RetrieverCandidate(scoring, part, X, slice(None), self._model)
-            scores[part.rows] = scoring.scorer.per_query(candidate, X, y)[part.rows]
+            found = scoring.scorer.per_query(candidate, X, y, queries=part.rows)
+            scores[part.rows] = found[part.rows]
         return scores
 
     def _mean_of_parts(self, rows: np.ndarray | None) -> float:

@@ -63,6 +63,11 @@ class RetrievalRecipe:
 class BaseExploration(ABC):
     """Says which trajectories are explored.
 
+    Attributes
+    ----------
+    n_steps : int
+        Optimizer steps of each trajectory in all, where ``observation_interval="auto"``.
+
     See Also
     --------
     PortfolioExploration : The default for classifiers.
@@ -78,6 +83,8 @@ class BaseExploration(ABC):
     ...         return [Recipe(0.5 if use_validation_labels else 0.0, balance=1.0)]
     >>> check_exploration(Balanced())
     """
+
+    n_steps: int = 540
 
     @abstractmethod
     def recipes(

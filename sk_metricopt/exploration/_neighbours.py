@@ -12,7 +12,7 @@ from sk_metricopt.exploration._base import RetrievalRecipe
 from sk_metricopt.exploration._objectives import Objective
 from sk_metricopt.exploration._rows import LabelledRows
 
-_BATCH = 192  # training rows, and as many probe rows, in a step
+_TRAINING_ROWS, _PROBE_ROWS = 96, 192  # in a step, at most
 _ITEMS = 8  # of a label in a batch, at most
 _SPREAD = 0.3  # of the cosine similarities that temperatures are meant for
 _FAR = -1e9
@@ -31,9 +31,11 @@ class NeighbourObjective(Objective):
     rows : LabelledRows
     criterion : callable or None
         ``criterion(embeddings, labels)``, for any labels. None where the net's own knows its
-        training labels only; the soft nearest neighbour criterion then takes its place.
+        training labels only; recipes that ask for it are then left out.
     metric : {"cosine", "dot", "euclidean"}
     """
+
+    recipe_type = RetrievalRecipe
 
     def __init__(
         self, adapted: AdaptedNet, rows: LabelledRows, criterion: Callable | None, metric: str
@@ -43,8 +45,8 @@ class NeighbourObjective(Objective):
         self._metric = metric
         self._training = _Items(rows.training.y, torch.arange(len(rows.training)))
         self._twins = [_Items(rows.probe.y, twin) for twin in rows.twin_rows]
-        self._n_training = min(_BATCH, self._training.n_at_most)
-        self._n_probe = min(_BATCH, *(twin.n_at_most for twin in self._twins))
+        self._n_training = min(_TRAINING_ROWS, self._training.n_at_most)
+        self._n_probe = min(_PROBE_ROWS, *(twin.n_at_most for twin in self._twins))
         self._scale = self._similarity_scale(adapted)
 
     def _similarity_scale(self, adapted: AdaptedNet) -> float:
@@ -56,6 +58,21 @@ class NeighbourObjective(Objective):
         zero = torch.zeros(1, adapted.n_params, device=adapted.device)
         similarity = self._similarity(adapted.outputs(zero, encoded))
         return max(float(similarity.std()), 1e-12) / _SPREAD
+
+    def followed(self, recipes: list) -> list[RetrievalRecipe]:
+        """Return the recipes that can be followed here."""
+        known = [
+            recipe
+            for recipe in super().followed(recipes)
+            if recipe.temperature is not None or self._criterion is not None
+        ]
+        if not known:
+            raise ValueError(
+                "The 'exploration' parameter of MetricOptFinetuner must give a recipe with a "
+                "temperature, since the net's own criterion has weights that know its training "
+                "labels only. Got none. Add RetrievalRecipe(temperature=0.1)."
+            )
+        return known
 
     def follow(self, recipes: list[RetrievalRecipe]) -> None:
         """Take one recipe per trajectory."""
@@ -95,40 +112,49 @@ class NeighbourObjective(Objective):
     def _gradient(
         self, embeddings: Tensor, y: Tensor, recipes: list[RetrievalRecipe], weight: Tensor
     ) -> Tensor:
-        own = [r.temperature is None and self._criterion is not None for r in recipes]
-        soft = torch.tensor([not o for o in own], device=y.device) & (weight > 0)
+        """Return the gradient at embeddings (J, n, d) with labels (J, n), times `weight` (J,)."""
+        own = torch.tensor([r.temperature is None for r in recipes], device=y.device)
         gradient = torch.zeros_like(embeddings)
-        with torch.enable_grad():
-            if soft.any():
-                default = RetrievalRecipe.temperature
-                temperature = torch.tensor([r.temperature or default for r in recipes])
-                leaf = embeddings[soft].detach().requires_grad_(True)
-                loss = self._soft_neighbours(leaf, y[soft], temperature.to(leaf)[soft])
-                (gradient[soft],) = torch.autograd.grad(loss @ weight[soft], leaf)
-            for j in (j for j, is_own in enumerate(own) if is_own and weight[j] > 0):
-                leaf = embeddings[j].detach().requires_grad_(True)
-                loss = self._criterion(leaf, y[j])
-                if loss.requires_grad:  # a miner may have found nothing
-                    gradient[j] = weight[j] * torch.autograd.grad(loss, leaf)[0]
+        soft = ~own & (weight > 0)
+        if soft.any():
+            temperature = torch.tensor([r.temperature or torch.nan for r in recipes])
+            some = self._of_soft_neighbours(embeddings[soft], y[soft], temperature.to(weight)[soft])
+            gradient[soft] = weight[soft, None, None] * some
+        for j in (own & (weight > 0)).nonzero()[:, 0].tolist():
+            gradient[j] = weight[j] * self._of_own_criterion(embeddings[j], y[j])
         return gradient
 
-    def _soft_neighbours(self, embeddings: Tensor, y: Tensor, temperature: Tensor) -> Tensor:
-        """Return the criterion (J,) of embeddings (J, n, d) with labels (J, n)."""
-        logits = self._similarity(embeddings) / (temperature * self._scale)[:, None, None]
+    def _of_own_criterion(self, embeddings: Tensor, y: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = embeddings.clone().requires_grad_(True)
+            loss = self._criterion(leaf, y)
+            if not loss.requires_grad:  # a miner may have found nothing
+                return torch.zeros_like(embeddings)
+            return torch.autograd.grad(loss, leaf)[0]
+
+    def _of_soft_neighbours(self, embeddings: Tensor, y: Tensor, temperature: Tensor) -> Tensor:
+        """Written down, not recorded: at logits it is one softmax less another."""
+        similarity = self._similarity(embeddings)
+        unit = (temperature * self._scale)[:, None, None]
         itself = torch.eye(y.shape[1], dtype=torch.bool, device=y.device)
-        logits = logits.masked_fill(itself, _FAR)
+        logits = (similarity / unit).masked_fill_(itself, _FAR)
         same = (y[:, :, None] == y[:, None, :]) & ~itself
-        known = same.any(2)
-        right = logits.masked_fill(~same, _FAR).logsumexp(2) - logits.logsumexp(2)
-        return -(right * known).sum(1) / known.sum(1).clamp_min(1)
+        known = same.any(2, keepdim=True)
+        among_same = logits.masked_fill(~same, _FAR).softmax(2)
+        pull = (logits.softmax(2) - among_same) * known / (unit * known.sum(1, keepdim=True))
+        if self._metric == "euclidean":
+            pull = (pull / similarity).masked_fill_(itself, 0)
+            pull = pull + pull.transpose(1, 2)
+            return pull.sum(2, keepdim=True) * embeddings - pull @ embeddings
+        return (pull + pull.transpose(1, 2)) @ embeddings
 
     def _similarity(self, embeddings: Tensor) -> Tensor:
-        if self._metric == "euclidean":
-            length = embeddings.square().sum(2)
-            squares = length[:, :, None] + length[:, None]
-            squares = squares - 2 * embeddings @ embeddings.transpose(1, 2)
-            return -squares.clamp_min(1e-12).sqrt()
-        return embeddings @ embeddings.transpose(1, 2)
+        products = embeddings @ embeddings.transpose(1, 2)
+        if self._metric != "euclidean":
+            return products
+        length = embeddings.square().sum(2)
+        squares = length[:, :, None] + length[:, None] - 2 * products
+        return -squares.clamp_min(1e-12).sqrt()
 
 
 class _Items:

@@ -24,6 +24,25 @@ class Objective(ABC):
     """
 
     rows: LabelledRows
+    recipe_type: type
+
+    def followed(self, recipes: list) -> list:
+        """Return the recipes that can be followed here.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a recipe is for another kind of estimator, or none can be followed.
+        """
+        for recipe in recipes:
+            if not isinstance(recipe, self.recipe_type):
+                raise TypeError(
+                    "The 'exploration' parameter of MetricOptFinetuner must give "
+                    f"{self.recipe_type.__name__} objects for this estimator. Got {recipe!r} "
+                    "instead. RetrievalRecipe is for an EmbeddingRetriever, Recipe for a "
+                    "classifier."
+                )
+        return recipes
 
     @abstractmethod
     def follow(self, recipes: list) -> None:
@@ -60,6 +79,8 @@ class CrossEntropyObjective(Objective):
     adapted : AdaptedNet
     rows : LabelledRows
     """
+
+    recipe_type = Recipe
 
     def __init__(self, adapted: AdaptedNet, rows: LabelledRows):
         self.rows = rows

@@ -8,7 +8,7 @@ from sk_metricopt.exploration._base import BaseExploration, Recipe, RetrievalRec
 
 _LABELLED = ((0.5, 0.0), (0.5, 0.5), (0.5, 1.0), (1.0, 0.0))
 _OPAQUE = ((0.0, 0.0), (0.0, 1.0), (0.0, 0.5))
-_SEARCHES = ((0.8, 0.1), (0.8, 0.05), (1.0, 0.1), (0.5, 0.1))  # validation share, temperature
+_SEARCHES = ((0.8, 0.1, 1.0), (0.8, 0.05, 1.0), (1.0, 0.05, 0.5))  # share, temperature, jitter
 
 
 class PortfolioExploration(BaseExploration):
@@ -59,9 +59,9 @@ class PortfolioExploration(BaseExploration):
 class RetrievalExploration(BaseExploration):
     """Long trajectories of a net that embeds, which differ in rows, temperature and criterion.
 
-    With validation labels: half training and half validation rows, at several temperatures, and
-    validation rows alone. Without: training rows. One trajectory follows the net's own criterion,
-    where that has no weights of its own: those know the training labels only.
+    With validation labels: mostly validation rows, at two temperatures, and validation rows alone.
+    Without: training rows. One more trajectory follows the net's own criterion, where that takes
+    labels it was not trained on.
 
     Examples
     --------
@@ -69,8 +69,10 @@ class RetrievalExploration(BaseExploration):
     >>> from sk_metricopt.exploration import RetrievalExploration
     >>> rng = np.random.RandomState(0)
     >>> [r.temperature for r in RetrievalExploration().recipes(40, True, 100, rng)]
-    [0.1, 0.05, 0.2, 0.1, None]
+    [0.1, 0.05, 0.05, None]
     """
+
+    n_steps = 1000
 
     def recipes(
         self,
@@ -80,7 +82,9 @@ class RetrievalExploration(BaseExploration):
         rng: np.random.RandomState,
     ) -> list[RetrievalRecipe]:
         """Return the recipe of each trajectory."""
-        shares = [(share if use_validation_labels else 0.0, t) for share, t in _SEARCHES]
-        own = (0.5 if use_validation_labels else 0.0, None)
-        recipes = [RetrievalRecipe(*pair) for pair in dict.fromkeys([*shares, own])]
+        all_recipes = [*_SEARCHES, (0.8, None, 1.0)]
+        recipes = [
+            RetrievalRecipe(share if use_validation_labels else 0.0, temperature, jitter)
+            for share, temperature, jitter in all_recipes
+        ]
         return recipes[: max(1, max_observations // 2)]

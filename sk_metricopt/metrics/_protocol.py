@@ -48,12 +48,15 @@ class Retrieval:
         """Number of gallery items that a query can find."""
         return len(self.gallery) - (self.own is not None)
 
-    def blocks(self, in_order: bool) -> Iterator[tuple[Tensor, Relevance, Tensor]]:
+    def blocks(
+        self, in_order: bool, asked: np.ndarray | None = None
+    ) -> Iterator[tuple[Tensor, Relevance, Tensor]]:
         """Yield indices of some queries, their relevance and their similarities."""
-        order = torch.arange(len(self.queries), device=self.queries.device)
+        everything = np.arange(len(self.queries)) if asked is None else asked
+        order = torch.as_tensor(everything, device=self.queries.device)
         if not in_order and self.total is not None:
             # The query with most right answers decides how deep all of its block are ranked.
-            order = self.total.argsort(stable=True)
+            order = order[self.total[order].argsort(stable=True)]
         own = None if self.own is None else self.own[order]
         for part, similarity in blocks(
             self.queries[order], self.gallery, self.metric, leave_out=own

@@ -198,13 +198,26 @@ class RetrievalScorer:
         return self._whole(self._retrieval(estimator, X, y))
 
     @available_if(lambda self: self.decomposes)
-    def per_query(self, estimator, X, y) -> np.ndarray:
-        """Return the value of each row of `X` as a query, NaN where it is left out."""
+    def per_query(self, estimator, X, y, queries: np.ndarray | None = None) -> np.ndarray:
+        """Return the value of each row of `X` as a query, NaN where it is left out.
+
+        Parameters
+        ----------
+        estimator : estimator with ``transform``
+        X : array-like
+        y : array-like of shape (n_samples,)
+        queries : ndarray of int, default=None
+            Rows of `X` that search; the others are only found, and NaN. By default all search.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
         search = self._retrieval(estimator, X, y)
         named = isinstance(self.metric, str)
         options = self._options(search.n_found) if named else self.options
         values = np.full(len(search.queries), np.nan)
-        for rows, relevance, similarity in search.blocks(in_order=not named):
+        for rows, relevance, similarity in search.blocks(in_order=not named, asked=queries):
             if named:
                 found = PER_QUERY[self.metric](relevance, similarity, **options)
                 values[rows.cpu().numpy()] = found.cpu().numpy()
@@ -213,7 +226,11 @@ class RetrievalScorer:
                 answered, *arrays = _arrays(relevance, similarity, own)
                 if answered.any():
                     values[rows.cpu().numpy()[answered]] = self._called(*arrays)
-        return settled(values, self.lone, _CALLER)
+        if queries is None:
+            return settled(values, self.lone, _CALLER)
+        if self.lone != "skip":
+            values[queries] = settled(values[queries], self.lone, _CALLER)
+        return values
 
     def _retrieval(self, estimator, X, y) -> Retrieval:
         return retrieval(estimator, X, y, self.gallery, self.similarity, self.relevance)
