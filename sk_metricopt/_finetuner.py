@@ -54,24 +54,26 @@ from sk_metricopt.value_functions import (
 
 
 class MetricOptFinetuner(DelegationMixin, MetaEstimatorMixin, BaseEstimator):
-    """Finetune a torch classifier towards any metric a scikit-learn scorer can compute.
+    """Finetune a torch classifier or retriever towards any metric a scorer can compute.
 
     The metric is a black box: only its values on validation rows are observed. A pre-trained net
     gets compact adapter parameters φ; a portfolio of finetuning trajectories of φ is observed at a
     few steps each, a value function learns from these metric observations how behaviour moves the
     metric, and its gradient joins the criterion's in the trajectories that follow. The result is
-    an average of bootstrap winners, judged on rows they were not trained on, and is kept only if
+    an average of winners on resamples, judged on rows they were not trained on, and is kept only if
     its gain stands out from its standard error. After [1]_.
 
     Parameters
     ----------
-    estimator : skorch net, FrozenEstimator or torch.nn.Module
+    estimator : skorch net, EmbeddingRetriever, FrozenEstimator or torch.nn.Module
         An unfitted ``NeuralNetClassifier`` or ``NeuralNetBinaryClassifier`` is cloned, trained on
         the training rows, then finetuned. A ``FrozenEstimator`` around a fitted one is copied and
-        finetuned from its weights. An initialised module is wrapped and counts as pre-trained.
+        finetuned from its weights. An initialised module is wrapped and counts as pre-trained. An
+        `EmbeddingRetriever`, unfitted or frozen, is finetuned towards a metric of search.
     scoring : str, callable or None, default=None
         One metric: a scorer's name, an object made by ``make_scorer`` or a callable
-        ``scorer(estimator, X, y)``. Greater is better. None is the accuracy.
+        ``scorer(estimator, X, y)``. Greater is better. None is the estimator's own score: accuracy,
+        or recall@1 of a retriever.
     adapter : {"film"} or BaseAdapter, default="film"
         What φ does to a host layer. "film" scales and shifts each channel.
     adapter_targets : {"auto", "all"} or list of str, default="auto"
@@ -79,9 +81,9 @@ class MetricOptFinetuner(DelegationMixin, MetaEstimatorMixin, BaseEstimator):
         leaves out layers that feed a normalisation and all but the last stage of a convolutional
         network, so that what comes before runs once.
     value_function : {"auto"} or BaseValueFunction, default="auto"
-        "auto" is `BehaviourValueFunction`.
+        "auto" is `BehaviourValueFunction`, for a retriever `RetrievalValueFunction`.
     exploration : {"auto"} or BaseExploration, default="auto"
-        "auto" is `PortfolioExploration`.
+        "auto" is `PortfolioExploration`, for a retriever `RetrievalExploration`.
     optimizer : {"adam", "sgd"} or torch.optim.Optimizer subclass, default="adam"
         Steps φ.
     lr : float, default=5e-3
@@ -108,12 +110,13 @@ class MetricOptFinetuner(DelegationMixin, MetaEstimatorMixin, BaseEstimator):
 
     Attributes
     ----------
-    estimator_ : skorch net
-        The finetuned net, adapters folded into its weights. It works on encoded labels.
+    estimator_ : skorch net or EmbeddingRetriever
+        The finetuned net, adapters folded into its weights. It works on encoded labels. A
+        retriever's gallery is the rows of `fit`.
     scorer_ : callable
         The metric.
     classes_ : ndarray of shape (n_classes,)
-        Labels.
+        Labels; a retriever has none.
     n_features_in_ : int
         Number of features, for two-dimensional `X`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -127,7 +130,7 @@ class MetricOptFinetuner(DelegationMixin, MetaEstimatorMixin, BaseEstimator):
     best_score_ : float
         Score of the model returned: an out-of-fold estimate, not the best value observed.
     score_gain_, score_gain_se_ : float
-        Gain that the guard judged, and its paired bootstrap standard error.
+        Gain that the guard judged, and its paired standard error on resamples.
     improved_ : bool
         Whether the guard let the finetuned model pass. If not, decisions are those of the model
         as it came.
@@ -145,12 +148,13 @@ class MetricOptFinetuner(DelegationMixin, MetaEstimatorMixin, BaseEstimator):
 
     See Also
     --------
+    EmbeddingRetriever : What to wrap a net in that embeds.
     sklearn.model_selection.TunedThresholdClassifierCV : Tunes one threshold of a binary classifier.
 
     Notes
     -----
     Trajectories train φ on the cross-entropy of the net's probabilities, whatever the net's own
-    criterion; normalisation statistics and dropout stay as in evaluation.
+    criterion, and of a retriever on soft nearest neighbours; normalisation statistics and dropout stay as in evaluation.
 
     References
     ----------
@@ -247,7 +251,8 @@ class MetricOptFinetuner(DelegationMixin, MetaEstimatorMixin, BaseEstimator):
             Labels of any type.
         X_val, y_val : array-like, default=None
             Validation rows, on which the metric is observed. If None, a stratified share of
-            `validation_fraction` is split off `X` and `y`.
+            `validation_fraction` is split off `X` and `y`; of a retriever's rows whole labels,
+            where at least 8 are left on either side and rows search each other.
         **params : dict
             Metadata, routed to the net's `fit` and to the scorer (with
             ``sklearn.set_config(enable_metadata_routing=True)``).
@@ -399,15 +404,15 @@ class MetricOptFinetuner(DelegationMixin, MetaEstimatorMixin, BaseEstimator):
         return self.scorer_(self, X, y, **routed.scorer.score)
 
     def export_onnx(self, path, X=None, **options):
-        """Write the finetuned net as one ONNX file that decides the same.
+        """Write the finetuned net as one ONNX file that decides, or embeds, the same.
 
         Parameters
         ----------
         path : str or path-like
             File to write.
         X : array-like of shape (n_samples, n_features) or (n_samples, ...)
-            Rows on which labels and probabilities of the file are compared with this
-            estimator's before it is written.
+            Rows on which the file's labels and probabilities, or embeddings, are compared with
+            this estimator's before it is written.
         **options : dict
             Passed to `sk_metricopt.export.to_onnx`.
 
