@@ -10,12 +10,8 @@ from __future__ import annotations
 
 import argparse
 import csv
-import platform
-import subprocess
 import sys
-import time
 import traceback
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -24,6 +20,7 @@ from sklearn.frozen import FrozenEstimator
 
 from benchmarks.baselines import BASELINES, Problem
 from benchmarks.models import train_base
+from benchmarks.provenance import clock, provenance, seconds_since
 from benchmarks.tasks import Split, Task, data_home, load_split, select_tasks
 from sk_metricopt import MetricOptFinetuner
 
@@ -34,6 +31,7 @@ FINETUNERS: dict[str, dict] = {
     "ours_noguide": {"guidance_weight": 0.0},
 }
 METHODS = (*BASELINES, *FINETUNERS)
+PACKAGES = ("torch", "skorch", "scikit-learn", "numpy")
 LABELS = ["task", "dataset", "metric", "noise", "half", "seed", "method", "budget"]
 SCORES = ["base_score", "test_score", "gain", "val_claimed_gain", "improved", "n_observations"]
 COLUMNS = [*LABELS, *SCORES, "fit_seconds", "cpu_seconds", "versions", "commit"]
@@ -41,7 +39,7 @@ COLUMNS = [*LABELS, *SCORES, "fit_seconds", "cpu_seconds", "versions", "commit"]
 
 def measure_finetuner(method: str, net, task: Task, split: Split, budget: int, seed: int) -> dict:
     """Finetune a frozen copy of `net` and score it on the test rows."""
-    started = _clock()
+    started = clock()
     finetuner = MetricOptFinetuner(
         FrozenEstimator(net),
         scoring=task.scorer,
@@ -50,7 +48,7 @@ def measure_finetuner(method: str, net, task: Task, split: Split, budget: int, s
         **FINETUNERS[method],
     )
     finetuner.fit(split.X_train, split.y_train, X_val=split.X_val, y_val=split.y_val)
-    return _seconds_since(started) | {
+    return seconds_since(started) | {
         "test_score": task.scorer(finetuner, split.X_test, split.y_test),
         "val_claimed_gain": finetuner.score_gain_,
         "improved": bool(finetuner.improved_),
@@ -60,10 +58,10 @@ def measure_finetuner(method: str, net, task: Task, split: Split, budget: int, s
 
 def measure_baseline(method: str, net, task: Task, split: Split, budget: int, seed: int) -> dict:
     """Run a baseline on adapters around `net` and score its best point on the test rows."""
-    started = _clock()
+    started = clock()
     problem = Problem(net, task.scorer, split)
     outcome = BASELINES[method](problem, budget, seed)
-    return _seconds_since(started) | {
+    return seconds_since(started) | {
         "test_score": problem.score_point(outcome.phi, outcome.shift, split.X_test, split.y_test),
         "val_claimed_gain": outcome.best_score - outcome.initial_score,
         "improved": outcome.changed,
@@ -95,33 +93,6 @@ def run_methods(
 def _label(task: Task, seed: int, method: str, budget: int) -> dict:
     about_task = (task.name, task.dataset, task.metric, task.noise, task.half)
     return dict(zip(LABELS, (*about_task, seed, method, budget), strict=True))
-
-
-def _clock() -> tuple[float, float]:
-    return time.perf_counter(), time.process_time()
-
-
-def _seconds_since(started: tuple[float, float]) -> dict[str, float]:
-    wall, cpu = _clock()
-    return {
-        "fit_seconds": round(wall - started[0], 3),
-        "cpu_seconds": round(cpu - started[1], 3),
-    }
-
-
-def _provenance() -> dict[str, str]:
-    packages = ("torch", "skorch", "scikit-learn", "numpy")
-    versions = [f"python {platform.python_version()}"]
-    versions += [f"{package} {version(package)}" for package in packages]
-    return {"versions": "; ".join(versions), "commit": _commit()}
-
-
-def _commit() -> str:
-    """The commit that is checked out, marked where files differ from it."""
-    command = ["git", "describe", "--always", "--dirty=-modified", "--exclude=*"]
-    folder = Path(__file__).parent
-    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    return answer.stdout.strip() or "unknown"
 
 
 def _measured(out: Path) -> set[tuple]:
@@ -178,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure what is missing; return the number of measurements that failed."""
     options = _parse(arguments)
     jobs = _jobs_to_do(options)
-    provenance, n_failures = _provenance(), 0
+    about, n_failures = provenance(PACKAGES), 0
     results = Parallel(n_jobs=options.jobs, return_as="generator_unordered")(
         delayed(run_methods)(task, seed, methods, options.budget) for task, seed, methods in jobs
     )
@@ -188,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
         if is_new:
             writer.writeheader()
         for n_done, (rows, failures) in enumerate(results, start=1):
-            writer.writerows(row | provenance for row in rows)
+            writer.writerows(row | about for row in rows)
             file.flush()
             n_failures += len(failures)
             print(*failures, f"{n_done}/{len(jobs)} jobs", sep="\n", file=sys.stderr, flush=True)

@@ -12,14 +12,10 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
-import platform
-import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Iterator
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -27,6 +23,7 @@ from joblib import Parallel, delayed
 from sklearn.frozen import FrozenEstimator
 
 import sk_metricopt
+from benchmarks.provenance import clock, provenance, seconds_since
 from benchmarks.retrieval_baselines import BASELINES, Problem
 from benchmarks.retrieval_tasks import FILE, SCORERS, load_split, train_base
 from benchmarks.tasks import Split, data_home
@@ -41,6 +38,7 @@ FINETUNERS: dict[str, tuple[float | None, float]] = {  # guard_z, guidance_weigh
 }
 MEASURING = ("retrieval", "retrieval_baselines", "retrieval_tasks")  # modules of this benchmark
 METHODS = (*BASELINES, *FINETUNERS)
+PACKAGES = ("torch", "skorch", "scikit-learn", "numpy", "pytorch-metric-learning", "cma")
 KEY = ["setting", "metric", "seed", "budget", "method"]
 SCORES = ["base_score", "test_score", "gain", "val_claimed_gain", "improved", "n_observations"]
 CONDITIONS = ["hosts", "n_params", "alphabets", "versions", "commit", "source"]
@@ -53,7 +51,7 @@ def measure_unguarded(
 ) -> dict:
     """Finetune a frozen copy of the base net without guard; score it on the test rows."""
     split, scorer = load_split(seed, setting)[0], SCORERS[metric]
-    started = _clock()
+    started = clock()
     finetuner = MetricOptFinetuner(
         FrozenEstimator(train_base(seed, setting)),
         scoring=scorer,
@@ -63,7 +61,7 @@ def measure_unguarded(
         random_state=seed,
     )
     finetuner.fit(split.X_train, split.y_train, X_val=split.X_val, y_val=split.y_val)
-    return _seconds_since(started) | {
+    return seconds_since(started) | {
         "test_score": scorer(finetuner, split.X_test, split.y_test),
         "val_claimed_gain": finetuner.score_gain_,
         "val_claimed_se": finetuner.score_gain_se_,
@@ -88,10 +86,10 @@ def measure_baseline(
     method: str, base: EmbeddingRetriever, scorer, split: Split, budget: int, seed: int
 ) -> dict:
     """Run a baseline on adapters around `base` and score its best point on the test rows."""
-    started = _clock()
+    started = clock()
     problem = Problem(base, scorer, split)
     outcome = BASELINES[method](problem, budget, seed)
-    return _seconds_since(started) | {
+    return seconds_since(started) | {
         "test_score": scorer(problem.model(outcome.phi), split.X_test, split.y_test),
         "val_claimed_gain": outcome.best_score - outcome.initial_score,
         "improved": outcome.changed,
@@ -118,33 +116,6 @@ def run_method(key: tuple) -> tuple[dict | None, str]:
     row |= {"base_score": base_score, "gain": row["test_score"] - base_score}
     about_split = {"hosts": hosts, "alphabets": str(alphabets)}
     return dict(zip(KEY, key, strict=True)) | row | about_split, ""
-
-
-def _clock() -> tuple[float, float]:
-    return time.perf_counter(), time.process_time()
-
-
-def _seconds_since(started: tuple[float, float]) -> dict[str, float]:
-    wall, cpu = _clock()
-    return {
-        "fit_seconds": round(wall - started[0], 3),
-        "cpu_seconds": round(cpu - started[1], 3),
-    }
-
-
-def _provenance() -> dict[str, str]:
-    packages = ("torch", "skorch", "scikit-learn", "numpy", "pytorch-metric-learning", "cma")
-    versions = [f"python {platform.python_version()}"]
-    versions += [f"{package} {version(package)}" for package in packages]
-    return {"versions": "; ".join(versions), "commit": _commit(), "source": _source()}
-
-
-def _commit() -> str:
-    """The commit that is checked out, marked where files differ from it."""
-    command = ["git", "describe", "--always", "--dirty=-modified", "--exclude=*"]
-    folder = Path(__file__).parent
-    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    return answer.stdout.strip() or "unknown"
 
 
 def _source() -> str:
@@ -213,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     done = _measured(options.out)
     keys = [key for key in _wanted(options) if key not in done]
-    provenance, n_failures = _provenance(), 0
+    about, n_failures = provenance(PACKAGES) | {"source": _source()}, 0
     results = Parallel(n_jobs=options.jobs, return_as="generator_unordered")(
         delayed(run_method)(key) for key in keys
     )
@@ -224,7 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
             writer.writeheader()
         for n_done, (row, failure) in enumerate(results, start=1):
             if row:
-                writer.writerow(row | provenance)
+                writer.writerow(row | about)
                 file.flush()
                 said = f"{' '.join(str(row[name]) for name in KEY)}: {row['gain']:+.4f}"
                 if n_done == 1:
