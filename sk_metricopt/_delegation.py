@@ -67,7 +67,8 @@ class DelegationMixin:
         ndarray of shape (n_samples,)
         """
         if is_retriever(self.estimator):
-            return self.estimator_.predict(self._checked(X))
+            rows = self._checked(X)
+            return self.estimator_.predict(rows)
         proba = self._net_proba(X)
         return self.classes_[_skorch.NetBridge(self.estimator_).decide(proba)]
 
@@ -116,8 +117,26 @@ class DelegationMixin:
         -------
         ndarray of shape (n_samples, n_components)
         """
-        embeddings = self.estimator_.transform(self._checked(X))
+        rows = self._checked(X)
+        embeddings = np.asarray(self.estimator_.transform(rows))  # it may be set to give frames
         return _wrap_data_with_container("transform", embeddings, X, self)
+
+    @available_if(_searches("fit_transform"))
+    def fit_transform(self, X, y, **params):
+        """Fit, and return embeddings of the rows of `fit`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+        y : array-like of shape (n_samples,)
+        **params : dict
+            What else `fit` takes.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components)
+        """
+        return self.fit(X, y, **params).transform(X)
 
     @available_if(_searches("kneighbors"))
     def kneighbors(self, X=None, n_neighbors=None, return_distance=True):
@@ -157,7 +176,8 @@ class DelegationMixin:
         -------
         self : MetricOptFinetuner
         """
-        self.estimator_.set_gallery(self._checked(X), y)
+        rows = self._checked(X)
+        self.estimator_.set_gallery(rows, y)
         return self
 
     @available_if(_searches("get_feature_names_out"))

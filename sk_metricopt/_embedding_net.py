@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sk_metricopt import _skorch
+from sk_metricopt._random import seeded
 
 _CALLER = "EmbeddingRetriever"
 
@@ -45,6 +46,10 @@ class EmbeddingBridge(_skorch.Bridge):
         """Raise ValueError unless the module gives one finite vector for each of a few rows."""
         x = self.tensor(X[:8])
         check_embeddings(first_of(_skorch.output_of(self.module, x, _CALLER)), len(x))
+
+    def gives_tuples(self, X: np.ndarray) -> bool:
+        """Whether the module returns more than embeddings."""
+        return isinstance(_skorch.output_of(self.module, self.tensor(X[:8]), _CALLER), tuple)
 
     def embed(self, X: np.ndarray) -> np.ndarray:
         """Return the embeddings of all rows, in the net's own batches."""
@@ -110,6 +115,25 @@ class MinedCriterion(nn.Module):
     def forward(self, embeddings, labels: Tensor):
         """Return the loss of a batch."""
         return self.criterion(embeddings, labels, self.miner(first_of(embeddings), labels))
+
+
+def takes_any_labels(criterion, embeddings: Tensor, labels: Tensor) -> bool:
+    """Whether a criterion asks of labels no more than which rows share one.
+
+    One that knows its training labels, or reads what else the module returns, cannot be used on
+    embeddings of new labels. What renaming the labels does to it tells.
+    """
+    if any(True for _ in getattr(criterion, "parameters", tuple)()):
+        return False
+    try:
+        with torch.no_grad():
+            losses = []
+            for names in (labels, labels.max() - labels):
+                with seeded(0, embeddings.device):  # a miner may draw
+                    losses.append(float(criterion(embeddings, names)))
+    except Exception:  # noqa: BLE001  code of others, on what it was perhaps not made for
+        return False
+    return bool(np.isclose(*losses, rtol=1e-3))
 
 
 def _class_of(criterion):
@@ -208,6 +232,12 @@ def frozen_net(estimator: FrozenEstimator) -> NeuralNet:
 
 def net_around(module: nn.Module) -> NeuralNet:
     """Return an initialised net around a copy of a pre-trained module."""
+    if not any(True for _ in module.parameters()):
+        raise ValueError(
+            f"The 'estimator' parameter of {_CALLER} must be a module with weights. Got "
+            f"{type(module).__name__} without any. To search by what it computes, wrap it as "
+            "FrozenEstimator(FunctionTransformer(function))."
+        )
     device = _skorch.device_of(module)
     net = NeuralNet(
         copy.deepcopy(module),
@@ -230,9 +260,15 @@ def trained_net(net: NeuralNet, X: np.ndarray, labels: np.ndarray, miner) -> Neu
     try:
         return cloned.fit(X, labels.astype(np.int64))
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        if getattr(cloned, "initialized_", False):  # the module may be what the criterion failed on
-            EmbeddingBridge(cloned, "dot").check_output(X)
         step = _step_after(error, X, labels)
+        if getattr(cloned, "initialized_", False):  # the module may be what the criterion failed on
+            bridge = EmbeddingBridge(cloned, "dot")
+            bridge.check_output(X)
+            if bridge.gives_tuples(X):
+                step = (
+                    "The module returns a tuple, which the criterion is called with as it is: let "
+                    f"the criterion take the first of it, or the module return it alone. {step}"
+                )
         raise _skorch.explained("a net that trains on X and y", error, step, _CALLER) from error
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, _fit_context
 from sklearn.metrics import check_scoring, get_scorer
+from sklearn.metrics._scorer import _BaseScorer
 from sklearn.utils import Bunch, ClassifierTags, _safe_indexing, get_tags
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metadata_routing import (
@@ -126,7 +127,9 @@ class MetricOptFinetuner(DelegationMixin, MetaEstimatorMixin, BaseEstimator):
     value_function_ : BaseValueFunction
         As last fitted.
     initial_score_ : float
-        Score of the model as it came, on the validation rows.
+        Score of the model as it came, on the validation rows. Of a retriever under a scorer that
+        does not say what each query contributes (``scorer.decomposes``), the mean over two halves
+        of these rows: what answers for rows must not have trained on them.
     best_score_ : float
         Score of the model returned: an out-of-fold estimate, not the best value observed.
     score_gain_, score_gain_se_ : float
@@ -154,7 +157,8 @@ class MetricOptFinetuner(DelegationMixin, MetaEstimatorMixin, BaseEstimator):
     Notes
     -----
     Trajectories train φ on the cross-entropy of the net's probabilities, whatever the net's own
-    criterion, and of a retriever on soft nearest neighbours; normalisation statistics and dropout stay as in evaluation.
+    criterion, and of a retriever on soft nearest neighbours; normalisation statistics and dropout
+    stay as in evaluation.
 
     References
     ----------
@@ -252,7 +256,8 @@ class MetricOptFinetuner(DelegationMixin, MetaEstimatorMixin, BaseEstimator):
         X_val, y_val : array-like, default=None
             Validation rows, on which the metric is observed. If None, a stratified share of
             `validation_fraction` is split off `X` and `y`; of a retriever's rows whole labels,
-            where at least 8 are left on either side and rows search each other.
+            where rows search each other and at least 8 labels are left on either side, or rows of
+            every label would be too few to find each other.
         **params : dict
             Metadata, routed to the net's `fit` and to the scorer (with
             ``sklearn.set_config(enable_metadata_routing=True)``).
@@ -309,9 +314,13 @@ class MetricOptFinetuner(DelegationMixin, MetaEstimatorMixin, BaseEstimator):
 
     def _split_rows(self, y, scorer, seed) -> tuple[np.ndarray, np.ndarray]:
         """Whole labels where rows search each other, rows of every label elsewhere."""
-        by_label = is_retriever(self.estimator) and getattr(scorer, "gallery", "self") == "self"
-        split = _validation.split_by_label if by_label else _validation.stratified_split
-        return split(y, self.validation_fraction, seed)
+        among_each_other = getattr(scorer, "gallery", "self") == "self"
+        predicted = isinstance(scorer, _BaseScorer)  # made by make_scorer: labels of training rows
+        searches = is_retriever(self.estimator)
+        if searches and among_each_other and not predicted:
+            return _validation.split_by_label(y, self.validation_fraction, seed)
+        n_each = 2 if searches else 1  # a label's rows are brought together: it takes two
+        return _validation.stratified_split(y, self.validation_fraction, seed, n_each)
 
     def _get_scorer(self):
         if self.scoring is None:  # the estimator's own score
@@ -346,10 +355,19 @@ class MetricOptFinetuner(DelegationMixin, MetaEstimatorMixin, BaseEstimator):
         self._set_results(result, observer)
 
     def _value_function(self) -> BaseValueFunction:
-        if self.value_function != "auto":
-            return copy.deepcopy(self.value_function)
-        searches = is_retriever(self.estimator)
-        return RetrievalValueFunction() if searches else BehaviourValueFunction()
+        searches, given = is_retriever(self.estimator), self.value_function
+        default = RetrievalValueFunction if searches else BehaviourValueFunction
+        if given == "auto":
+            return default()
+        # One of ours for the other kind of outputs would fail deep inside, or not even that.
+        if isinstance(given, BehaviourValueFunction) and searches != isinstance(
+            given, RetrievalValueFunction
+        ):
+            raise TypeError(
+                "The 'value_function' parameter of MetricOptFinetuner must read what the estimator "
+                f"puts out. Got {type(given).__name__} instead. Use {default.__name__}, or 'auto'."
+            )
+        return copy.deepcopy(given)
 
     def _exploration(self) -> BaseExploration:
         if self.exploration != "auto":
@@ -456,7 +474,7 @@ class MetricOptFinetuner(DelegationMixin, MetaEstimatorMixin, BaseEstimator):
         tags.estimator_type = wrapped.estimator_type
         tags.classifier_tags = copy.copy(wrapped.classifier_tags)
         tags.regressor_tags = copy.copy(wrapped.regressor_tags)
-        tags.target_tags.required = wrapped.target_tags.required
+        tags.transformer_tags = copy.copy(wrapped.transformer_tags)
         tags.input_tags = copy.copy(wrapped.input_tags)
         if tags.classifier_tags is not None and _skorch.is_binary(self.estimator):
             tags.classifier_tags.multi_class = False

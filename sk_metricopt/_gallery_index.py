@@ -10,7 +10,7 @@ from sklearn.base import clone
 from torch import Tensor
 
 from sk_metricopt._optional import import_optional_dependency
-from sk_metricopt._search import nearest
+from sk_metricopt._search import Gallery, nearest
 
 _CHUNK = 2**24  # numbers gathered at once where found rows are measured
 
@@ -48,14 +48,19 @@ class ExactIndex:
     def __init__(self, embeddings: np.ndarray, metric: str):
         self.embeddings = embeddings
         self.metric = metric
+        self._ready: Gallery | None = None  # since the first search
 
     def search(self, queries, k, leave_out=None):
-        gallery, left_out = as_tensor(self.embeddings), None
-        if leave_out is not None:
-            left_out = torch.from_numpy(leave_out)
-        found = nearest(as_tensor(queries), gallery, k, self.metric, leave_out=left_out)
+        asked = as_tensor(queries)
+        if self._ready is None or not self._ready.takes(asked):
+            self._ready = Gallery(as_tensor(self.embeddings), self.metric, asked.dtype)
+        left_out = None if leave_out is None else torch.from_numpy(leave_out)
+        found = nearest(asked, self._ready, k, self.metric, leave_out=left_out)
         similarity, rows = (tensor.numpy() for tensor in found)
         return similarity, rows
+
+    def __getstate__(self):
+        return {**self.__dict__, "_ready": None}  # as large as the embeddings, and soon made
 
 
 class _RankedIndex:

@@ -105,6 +105,7 @@ class Judge:
         self._initial = self._task.answers(observer.points[0].phi[None])[0]
         self._n_shifts = self._count_shifts()
         self.n_reserved = self._n_shifts + _JUDGEMENTS if self._n_shifts else 1
+        self.n_reserved += not self._task.joins_whole
 
     def decide(self) -> FinetuningResult:
         """Choose, judge, guard."""
@@ -125,14 +126,21 @@ class Judge:
             return torch.stack([phi_of[i] for i in winners]).mean(0)
 
         parts = [(fold, average(without=k)) for k, fold in enumerate(self._referee.folds)]
-        return self._judged(average(without=None), self._task.joined(parts))
+        reference = 0 if self._task.joins_whole else self._divided_like(parts)
+        return self._judged(average(without=None), self._task.joined(parts), reference)
 
-    def _judged(self, phi: Tensor, answers) -> _Choice:
+    def _divided_like(self, parts: list) -> int:
+        """Observe the model as it came, scored in the same parts: smaller searches are easier."""
+        initial = self._observer.points[0].phi
+        answers = self._task.joined([(fold, initial) for fold, _ in parts])
+        return self._observer.record(Point(initial, "judge"), answers)
+
+    def _judged(self, phi: Tensor, answers, reference: int = 0) -> _Choice:
         index = self._observer.record(Point(phi, "judge"), answers)
-        return self._choice(phi, index, answers)
+        return self._choice(phi, index, answers, reference)
 
-    def _choice(self, phi: Tensor, index: int, answers) -> _Choice:
-        gain, se = self._smoother.gain(index, phi[-1], answers, self._initial)
+    def _choice(self, phi: Tensor, index: int, answers, reference: int = 0) -> _Choice:
+        gain, se = self._smoother.gain(index, phi[-1], answers, self._initial, reference)
         return _Choice(phi, index, answers, gain, se)
 
     def _best_observed(self) -> _Choice:

@@ -17,7 +17,6 @@ from sklearn.base import (
 )
 from sklearn.utils import check_consistent_length, column_or_1d, get_tags
 from sklearn.utils._param_validation import HasMethods, Interval
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from sk_metricopt import _embedding_net, _skorch, _validation
@@ -366,7 +365,7 @@ class EmbeddingRetriever(
         if isinstance(self.estimator, torch.nn.Module):
             net = _embedding_net.net_around(self.estimator)
         elif not _embedding_net.is_pretrained(self.estimator):
-            check_classification_targets(y)
+            _validation.check_labels(y)
             labels = np.unique(y, return_inverse=True)[1]
             net = _embedding_net.trained_net(self.estimator, X, labels, self.miner)
         elif _embedding_net.is_transformer(self.estimator):

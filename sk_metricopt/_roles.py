@@ -29,6 +29,7 @@ from sk_metricopt._tasks import (
 from sk_metricopt.exploration._rows import LabelledRows, Rows
 
 N_FOLDS = 2  # of the validation rows, for twins to be judged on
+_CRITERION_ROWS = 64  # that a criterion is tried on
 _PROBE_ROWS = 1500  # training rows the value function reads where it may not read validation rows
 
 
@@ -192,9 +193,18 @@ class RetrieverSubject(Subject):
         def model_at(phi: Tensor):
             return model_of(self.around(adapted.fold(phi)))
 
-        criterion = self.estimator._criterion_module()
-        free = not any(True for _ in getattr(criterion, "parameters", tuple)())
-        return RetrievalTask(adapted, rows, judged, scoring, model_at, criterion if free else None)
+        criterion = self._criterion_of_any_labels(rows.training)
+        return RetrievalTask(adapted, rows, judged, scoring, model_at, criterion)
+
+    def _criterion_of_any_labels(self, training: Rows) -> Callable | None:
+        """Return the net's own criterion, if new labels mean something to it."""
+        criterion = copy.deepcopy(self.estimator._criterion_module())  # some remember batches
+        by_label = np.argsort(self.data.y, kind="stable")
+        n_rows = min(_CRITERION_ROWS, len(by_label))
+        some = by_label[np.linspace(0, len(by_label) - 1, n_rows).astype(int)]
+        embedded = torch.as_tensor(self.bridge.embed(self.data.X[some]), device=self.bridge.device)
+        labels = training.y[torch.as_tensor(some, device=training.y.device)]
+        return criterion if _embedding_net.takes_any_labels(criterion, embedded, labels) else None
 
 
 def subject_of(estimator, data: Data) -> Subject:

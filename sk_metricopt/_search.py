@@ -38,11 +38,11 @@ def similarities(queries: Tensor, gallery: Tensor, metric: str) -> Tensor:
     >>> {metric: similarities(queries, gallery, metric).tolist() for metric in METRICS}
     {'cosine': [[1.0, 0.0]], 'dot': [[50.0, 0.0]], 'euclidean': [[-5.0, -5.0]]}
     """
-    return _Gallery(gallery, metric, _shared_dtype(queries, gallery)).similarities(queries)
+    return Gallery(gallery, metric, queries.dtype).similarities(queries)
 
 
 def blocks(
-    queries: Tensor, gallery: Tensor, metric: str, *, leave_out: Tensor | None = None
+    queries: Tensor, gallery: Tensor | Gallery, metric: str, *, leave_out: Tensor | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yield the similarities of some queries at a time, so that memory stays bounded.
 
@@ -69,8 +69,9 @@ def blocks(
     ...     print(rows, similarity.tolist())
     slice(0, 3, None) [[-inf, -1.0, -3.0], [-1.0, -inf, -2.0], [-3.0, -2.0, -inf]]
     """
-    stored = _Gallery(gallery, metric, _shared_dtype(queries, gallery))
-    for rows in row_slices(len(queries), len(gallery)):
+    ready = isinstance(gallery, Gallery)
+    stored = gallery if ready else Gallery(gallery, metric, queries.dtype)
+    for rows in row_slices(len(queries), len(stored)):
         similarity = stored.similarities(queries[rows])
         if leave_out is not None:
             similarity.scatter_(1, leave_out[rows, None], -torch.inf)
@@ -101,14 +102,19 @@ def row_slices(n_queries: int, n_gallery: int) -> list[slice]:
 
 
 def nearest(
-    queries: Tensor, gallery: Tensor, k: int, metric: str, *, leave_out: Tensor | None = None
+    queries: Tensor,
+    gallery: Tensor | Gallery,
+    k: int,
+    metric: str,
+    *,
+    leave_out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the nearest gallery items of each query, nearest first.
 
     Parameters
     ----------
     queries, gallery, metric, leave_out
-        As in `blocks`.
+        As in `blocks`. A gallery that is searched again and again may come made ready.
     k : int
         How many; no more than a query can find.
 
@@ -135,16 +141,43 @@ def nearest(
     return torch.cat(values), torch.cat(index)
 
 
-class _Gallery:
-    """Gallery items made ready for products with any number of blocks of queries."""
+class Gallery:
+    """Gallery items made ready for products with any number of blocks of queries.
+
+    Parameters
+    ----------
+    gallery : Tensor of shape (n_gallery, n_components)
+        Finite embeddings.
+    metric : {"cosine", "dot", "euclidean"}
+    dtype : torch.dtype
+        Of the queries.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sk_metricopt._search import Gallery, nearest
+    >>> ready = Gallery(torch.tensor([[0.0], [1.0], [3.0]]), "dot", torch.float32)
+    >>> nearest(torch.tensor([[2.0]]), ready, 1, "dot")[1].tolist()
+    [[2]]
+    """
 
     def __init__(self, gallery: Tensor, metric: str, dtype: torch.dtype):
-        self._metric, self._dtype = metric, dtype
+        widest = torch.promote_types(gallery.dtype, torch.float32)
+        self._metric, self._dtype = metric, torch.promote_types(widest, dtype)
+        self._n_items = len(gallery)
         self._items, self._column = _distinct(self._embedded(gallery))
         if metric == "euclidean":
             self._squares = self._items.square().sum(1)
 
+    def __len__(self) -> int:
+        return self._n_items
+
+    def takes(self, queries: Tensor) -> bool:
+        """Whether nothing is lost of the precision of `queries`."""
+        return torch.promote_types(self._dtype, queries.dtype) == self._dtype
+
     def similarities(self, queries: Tensor) -> Tensor:
+        """Return how near each item is to each query."""
         queries = self._embedded(queries)
         if self._metric == "euclidean":
             squares = torch.addmm(self._squares, queries, self._items.T, alpha=-2)
@@ -161,10 +194,6 @@ class _Gallery:
             return X.to(self._dtype)
         X = X.double()  # float32 would lose small distances, and overflow in large norms
         return X if self._metric == "euclidean" else F.normalize(X, eps=1e-300).to(self._dtype)
-
-
-def _shared_dtype(queries: Tensor, gallery: Tensor) -> torch.dtype:
-    return torch.promote_types(torch.promote_types(queries.dtype, gallery.dtype), torch.float32)
 
 
 def _distinct(items: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -158,10 +158,11 @@ def check_estimator_kind(estimator) -> None:
         return
     raise TypeError(
         "The 'estimator' parameter of MetricOptFinetuner must be a skorch NeuralNetClassifier or "
-        "NeuralNetBinaryClassifier, a FrozenEstimator around a fitted one, or a torch.nn.Module. "
+        "NeuralNetBinaryClassifier, an EmbeddingRetriever, a FrozenEstimator around a fitted one, "
+        "or a torch.nn.Module. "
         f"Got {inner!r:.200} instead. Wrap a module as NeuralNetClassifier(module, "
-        "criterion=torch.nn.CrossEntropyLoss); put preprocessing steps before the finetuner in a "
-        "Pipeline."
+        "criterion=torch.nn.CrossEntropyLoss), and a net that embeds as EmbeddingRetriever(net); "
+        "put preprocessing steps before the finetuner in a Pipeline."
     )
 
 

@@ -66,8 +66,10 @@ class ValueSmoother:
         described = value_function.describe(phi, scores[:, rows], y[rows])
         return value_function.predict(described).tolist()
 
-    def gain(self, index: int, phi: Tensor, answers, initial) -> tuple[float, float]:
-        """Return the gain of an observation over the first, and its standard error.
+    def gain(
+        self, index: int, phi: Tensor, answers, initial, reference: int = 0
+    ) -> tuple[float, float]:
+        """Return the gain of an observation over the model as it came, and its standard error.
 
         Observed and predicted gain are mixed so that the standard error, which counts the error
         of predictions in, is smallest.
@@ -78,10 +80,12 @@ class ValueSmoother:
         phi : Tensor of shape (n_params,)
         answers, initial
             Of that observation and of the model as it came.
+        reference : int
+            Observation of the model as it came.
         """
-        engine = self._observer.engine
-        gain = float(engine.scores[index] - engine.scores[0])
-        gains = self._referee.resampled(index) - self._referee.resampled(0)
+        scores = self._observer.engine.scores.tolist()
+        gain = scores[index] - scores[reference]
+        gains = self._referee.resampled(index) - self._referee.resampled(reference)
         if not self.trusted or not np.isfinite(gain):
             return gain, spread(gains)
         both, phis = torch.stack([answers, initial]), torch.stack([phi, torch.zeros_like(phi)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import warnings
 
 import numpy as np
 import torch
@@ -102,7 +103,8 @@ def _check_sample_shape(estimator, X: np.ndarray, reset: bool) -> None:
     """Images and sequences: scikit-learn's feature count would be their first axis."""
     if reset:
         estimator._sample_shape = X.shape[1:]
-    expected = getattr(estimator, "_sample_shape", None)
+    of_rows = (getattr(estimator, "n_features_in_", None),)
+    expected = getattr(estimator, "_sample_shape", of_rows)
     if X.shape[1:] != expected:
         raise ValueError(
             f"The 'X' parameter of {type(estimator).__name__} must have samples of the shape seen "
@@ -135,10 +137,17 @@ def check_validation_params(params: dict, n_rows: int) -> None:
             )
 
 
+def check_labels(y: np.ndarray) -> None:
+    """Raise ValueError unless `y` holds labels; that many are alone with theirs is no concern."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        check_classification_targets(y)
+
+
 def check_encodable(y: np.ndarray) -> None:
     """Raise ValueError unless `y` holds the labels of a classification of two classes or more."""
-    check_classification_targets(y)
-    classes, counts = np.unique(y, return_counts=True)
+    check_labels(y)
+    classes = np.unique(y)
     if len(classes) < 2:
         raise ValueError(
             f"The 'y' parameter of {_CALLER}.fit must hold at least 2 classes. "
@@ -182,8 +191,10 @@ def check_val_pair(X_val, y_val) -> None:
         )
 
 
-def stratified_split(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return training and validation rows, every class in both."""
+def stratified_split(
+    y: np.ndarray, fraction: float, seed: int, n_each: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return training and validation rows, every class in both, of few rows `n_each` or so."""
     classes, counts = np.unique(y, return_counts=True)
     if counts.min() < 2:
         lone = classes[counts < 2]
@@ -192,7 +203,7 @@ def stratified_split(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndar
             f"train on and one to observe the metric on. Got one row of {lone[:5].tolist()!r}. "
             "Add rows of these classes or drop them."
         )
-    n_validation = max(int(np.ceil(fraction * len(y))), len(classes))
+    n_validation = max(int(np.ceil(fraction * len(y))), n_each * len(classes))
     n_validation = min(n_validation, len(y) - len(classes))
     splitter = StratifiedShuffleSplit(1, test_size=n_validation, random_state=seed)
     training, validation = next(splitter.split(np.zeros(len(y)), y))
@@ -202,12 +213,13 @@ def stratified_split(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndar
 def split_by_label(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return training and validation rows of different labels, as search is judged on new ones.
 
-    Where labels are too few for that, rows of every label.
+    Where labels are too few for that, rows of every label, if there are enough to find each other.
     """
     labels = np.unique(y)
-    n_validation = int(np.ceil(fraction * len(labels)))
-    if min(n_validation, len(labels) - n_validation) < _FEW_LABELS:
-        return stratified_split(y, fraction, seed)
+    n_validation = max(2, int(np.ceil(fraction * len(labels))))
+    pairs = fraction * len(y) >= 2 * len(labels)
+    if min(n_validation, len(labels) - n_validation) < (_FEW_LABELS if pairs else 2):
+        return stratified_split(y, fraction, seed, n_each=2)
     chosen = np.random.RandomState(seed).permutation(labels)[:n_validation]
     held = np.isin(y, chosen)
     return np.flatnonzero(~held), np.flatnonzero(held)
@@ -221,7 +233,7 @@ def check_searchable(y_val: np.ndarray) -> None:
         raise ValueError(
             f"The validation rows of {_CALLER}.fit must hold at least 2 labels, one of them twice, "
             f"for rows to find each other. Got {got}. Pass X_val and y_val with several rows of "
-            "several labels."
+            "several labels, or have more rows split off by validation_fraction."
         )
 
 

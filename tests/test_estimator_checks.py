@@ -6,7 +6,8 @@ import pytest
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
-from sk_metricopt import MetricOptFinetuner
+from sk_metricopt import EmbeddingRetriever, MetricOptFinetuner
+from tests.embedding_nets import adaptive_embedder
 from tests.nets import adaptive_binary_classifier, adaptive_classifier
 
 EXPECTED_FAILED_CHECKS = {
@@ -21,10 +22,10 @@ def accuracy(estimator, X, y):
     return float((estimator.predict(X) == y).mean())
 
 
-def make_finetuner(net):
+def make_finetuner(net, scoring=accuracy):
     """A finetuner of a net that adapts to any table, made to be fast."""
     few = {"max_observations": 12, "observation_interval": 2, "lr": 0.05}
-    return MetricOptFinetuner(net, scoring=accuracy, guard_z=None, random_state=0, **few)
+    return MetricOptFinetuner(net, scoring=scoring, guard_z=None, random_state=0, **few)
 
 
 def name_of(check):
@@ -34,6 +35,7 @@ def name_of(check):
 FINETUNERS = {
     "classifier": make_finetuner(adaptive_classifier(max_epochs=8, lr=0.3, module__hidden=16)),
     "binary": make_finetuner(adaptive_binary_classifier(max_epochs=8, lr=0.3)),
+    "retriever": make_finetuner(EmbeddingRetriever(adaptive_embedder(max_epochs=1)), None),
 }
 CHECKS = {
     f"{kind}-{name_of(check)}": (estimator, check)

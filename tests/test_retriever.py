@@ -30,7 +30,7 @@ from sklearn.utils.validation import NotFittedError
 from skorch import NeuralNet, NeuralNetClassifier
 from torch import nn
 
-from sk_metricopt import EmbeddingRetriever
+from sk_metricopt import EmbeddingRetriever, _gallery_index
 from sk_metricopt import _optional as optional
 from sk_metricopt._embedding_net import MinedCriterion, SupervisedContrastiveLoss
 from tests.embedding_nets import (
@@ -152,6 +152,28 @@ def test_search_follows_the_gallery_at_the_time_of_the_call(net):
         found = retriever.kneighbors(QUERIES, n_neighbors=1, return_distance=False)
         np.testing.assert_array_equal(found, len(X) - 1 - expected)
         np.testing.assert_array_equal(retriever.predict(QUERIES), Y[expected[:, 0]])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_gallery_is_made_ready_once_and_not_stored_twice(net, metric, monkeypatch):
+    made = []
+
+    class Counting(_gallery_index.Gallery):
+        def __init__(self, *args):
+            made.append(args)
+            super().__init__(*args)
+
+    monkeypatch.setattr(_gallery_index, "Gallery", Counting)
+    retriever = fitted(FrozenEstimator(net), metric=metric)
+    size = len(pickle.dumps(retriever))
+    found = [retriever.kneighbors(QUERIES) for _ in range(3)]
+    assert len(made) == 1
+    for distance, index in found[1:]:
+        np.testing.assert_array_equal(distance, found[0][0])
+        np.testing.assert_array_equal(index, found[0][1])
+    assert len(pickle.dumps(retriever)) == size
+    assert retriever.set_gallery(QUERIES[:7]).kneighbors(X)[1].max() == 6
+    assert len(made) == 2
 
 
 def test_gallery_is_replaced(net):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -38,10 +39,14 @@ class Task(ABC):
     row_wise : bool
         Answers are log-scores (n_samples, K): each row's its own, to be shifted and described on
         any rows.
+    joins_whole : bool
+        Joined answers are scored as one candidate's are. Where not, the score of each part is its
+        own, and what they are compared with has to be divided likewise.
     """
 
     objective: Objective
     row_wise: bool
+    joins_whole: bool = True
 
     def __init__(
         self,
@@ -63,7 +68,7 @@ class Task(ABC):
         return self.judged is self.rows
 
     @abstractmethod
-    def answers(self, phi: Tensor) -> Sequence:
+    def answers(self, phi: Tensor) -> Any:
         """Return what each candidate of `phi` (J, T, n_params) answers on the validation rows.
 
         Each row is answered by the twin that did not train on it.
@@ -84,11 +89,11 @@ class Task(ABC):
         """Return one candidate's answers ready to be scored; `phi` (n_params,) is deployed."""
 
     @abstractmethod
-    def start(self, value_function: BaseValueFunction, answers: Sequence) -> None:
+    def start(self, value_function: BaseValueFunction, answers: Any) -> None:
         """Start a value function from the model as it came."""
 
     @abstractmethod
-    def describe(self, value_function: BaseValueFunction, phi: Tensor, answers: Sequence) -> Tensor:
+    def describe(self, value_function: BaseValueFunction, phi: Tensor, answers: Any) -> Tensor:
         """Return descriptors (J, n_descriptors) of the candidates `phi` and their answers."""
 
     @abstractmethod

@@ -50,10 +50,12 @@ class RetrievalTask(Task):
         super().__init__(adapted, rows, judged, scoring, make_model)
         metric = scoring.retriever.metric
         self.objective = NeighbourObjective(adapted, rows, criterion, metric)
+        self.joins_whole = scoring.by_query  # else each part is a search of its own
 
     def _queries(self) -> list[Tensor]:
         """Rows that each twin answers for."""
-        return self.judged.folds or [torch.arange(len(self.judged.probe))]
+        everything = torch.arange(len(self.judged.probe), device=self.adapted.device)
+        return self.judged.folds or [everything]
 
     def answers(self, phi: Tensor) -> list[list[tuple[Tensor, Tensor, Tensor]]]:
         """Return each candidate's parts: queries, φ (n_params,), embeddings (n_samples, d)."""

@@ -35,6 +35,7 @@ class RetrieverCandidate(SearchMixin):
         self._X = X
         self._rows = rows
         self._model = model
+        self._gallery: tuple | None = None  # that the scorer set
         template = scoring.retriever
         self.metric = template.metric
         self.n_neighbors = template.n_neighbors
@@ -59,13 +60,18 @@ class RetrieverCandidate(SearchMixin):
         rows = self._rows if X is self._X else self._scoring.known.find(X)
         return self._model().transform(X) if rows is None else self._part.embeddings[rows].copy()
 
-    @property
-    def gallery_embeddings_(self) -> np.ndarray:
-        return self._part.gallery
+    def set_gallery(self, X, y=None):
+        """Replace the gallery, for as long as the scorer holds this candidate."""
+        self._gallery = self.transform(X), None if y is None else np.asarray(y)
+        return self
 
     @property
-    def gallery_labels_(self) -> np.ndarray:
-        return self._scoring.gallery_labels
+    def gallery_embeddings_(self) -> np.ndarray:
+        return self._part.gallery if self._gallery is None else self._gallery[0]
+
+    @property
+    def gallery_labels_(self) -> np.ndarray | None:
+        return self._scoring.gallery_labels if self._gallery is None else self._gallery[1]
 
     def _check_gallery(self) -> None:
         """There always is one."""
@@ -152,9 +158,11 @@ class RetrieverResponse:
             self._parts = []  # all that they can tell is known
         asked = self._by_query if rows is None else self._by_query[rows]
         counted = asked[~np.isnan(asked)]
-        if not len(counted):
+        if len(counted):
+            return float(counted.mean())
+        if rows is None:
             raise ValueError("no query has a relevant item")
-        return float(counted.mean())
+        return np.nan  # a resample may leave none
 
     def _scored_by_query(self) -> np.ndarray:
         scoring = self._scoring

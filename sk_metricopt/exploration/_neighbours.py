@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class NeighbourObjective(Objective):
         self, adapted: AdaptedNet, rows: LabelledRows, criterion: Callable | None, metric: str
     ):
         self.rows = rows
-        self._criterion = criterion
+        self._criterion: Any = criterion
         self._metric = metric
         self._training = _Items(rows.training.y, torch.arange(len(rows.training)))
         self._twins = [_Items(rows.probe.y, twin) for twin in rows.twin_rows]
@@ -141,7 +142,8 @@ class NeighbourObjective(Objective):
         same = (y[:, :, None] == y[:, None, :]) & ~itself
         known = same.any(2, keepdim=True)
         among_same = logits.masked_fill(~same, _FAR).softmax(2)
-        pull = (logits.softmax(2) - among_same) * known / (unit * known.sum(1, keepdim=True))
+        n_known = known.sum(1, keepdim=True).clamp_min(1)  # a batch may hold no two of a label
+        pull = (logits.softmax(2) - among_same) * known / (unit * n_known)
         if self._metric == "euclidean":
             pull = (pull / similarity).masked_fill_(itself, 0)
             pull = pull + pull.transpose(1, 2)
