@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from sk_metricopt import _plan
 from sk_metricopt._hosts import find_hosts
-from sk_metricopt._skorch import NetBridge, plain
+from sk_metricopt._skorch import Bridge, plain
 from sk_metricopt._split import split_at_hosts
 from sk_metricopt.adapters import BaseAdapter
 
@@ -38,7 +38,7 @@ class AdaptedNet:
 
     Parameters
     ----------
-    bridge : NetBridge
+    bridge : NetBridge or EmbeddingBridge
         The net; its module is copied, never edited.
     adapter : BaseAdapter
     targets : {"auto", "all"} or list of str
@@ -55,7 +55,7 @@ class AdaptedNet:
     """
 
     def __init__(
-        self, bridge: NetBridge, adapter: BaseAdapter, targets: str | list[str], X: np.ndarray
+        self, bridge: Bridge, adapter: BaseAdapter, targets: str | list[str], X: np.ndarray
     ):
         self.bridge = bridge
         self.adapter = adapter

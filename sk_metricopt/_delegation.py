@@ -162,6 +162,16 @@ class DelegationMixin:
         queries = None if X is None else self._checked(X)
         return self.estimator_.kneighbors(queries, n_neighbors, return_distance)
 
+    @property
+    def gallery_embeddings_(self) -> np.ndarray:
+        """Embeddings of a retriever's gallery."""
+        return self.estimator_.gallery_embeddings_
+
+    @property
+    def gallery_labels_(self) -> np.ndarray:
+        """Labels of a retriever's gallery."""
+        return self.estimator_.gallery_labels_
+
     @available_if(_searches("set_gallery"))
     def set_gallery(self, X, y=None):
         """Replace the gallery.

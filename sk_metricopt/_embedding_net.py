@@ -32,8 +32,6 @@ class EmbeddingBridge(_skorch.Bridge):
         How embeddings are compared.
     """
 
-    binary = False
-
     def __init__(self, net: NeuralNet, metric: str):
         super().__init__(net)
         self.metric = metric

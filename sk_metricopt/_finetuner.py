@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from numbers import Integral, Real
 
 import numpy as np
@@ -257,7 +258,7 @@ class MetricOptFinetuner(DelegationMixin, MetaEstimatorMixin, BaseEstimator):
             Validation rows, on which the metric is observed. If None, a stratified share of
             `validation_fraction` is split off `X` and `y`; of a retriever's rows whole labels,
             where rows search each other and at least 8 labels are left on either side, or rows of
-            every label would be too few to find each other.
+            every label would be too few to find each other. Rows alone with their label train.
         **params : dict
             Metadata, routed to the net's `fit` and to the scorer (with
             ``sklearn.set_config(enable_metadata_routing=True)``).
@@ -310,17 +311,18 @@ class MetricOptFinetuner(DelegationMixin, MetaEstimatorMixin, BaseEstimator):
             _validation.check_validation_params(scorer_params, len(y_val))
             shown = _validation.as_given(given, X_val)
         observed = ValidationRows(shown, y_val, scorer_params)
-        return Data(X, y, fit_params, X_val, observed, scorer, all_rows)
+        names = getattr(self, "feature_names_in_", None)
+        return Data(X, y, fit_params, X_val, observed, scorer, all_rows, names)
 
     def _split_rows(self, y, scorer, seed) -> tuple[np.ndarray, np.ndarray]:
         """Whole labels where rows search each other, rows of every label elsewhere."""
-        among_each_other = getattr(scorer, "gallery", "self") == "self"
-        predicted = isinstance(scorer, _BaseScorer)  # made by make_scorer: labels of training rows
-        searches = is_retriever(self.estimator)
-        if searches and among_each_other and not predicted:
-            return _validation.split_by_label(y, self.validation_fraction, seed)
-        n_each = 2 if searches else 1  # a label's rows are brought together: it takes two
-        return _validation.stratified_split(y, self.validation_fraction, seed, n_each)
+        split: Callable = _validation.stratified_split
+        if is_retriever(self.estimator):
+            among_each_other = getattr(scorer, "gallery", "self") == "self"
+            predicted = isinstance(scorer, _BaseScorer)  # made by make_scorer: labels of training
+            by_label = among_each_other and not predicted
+            split = _validation.split_by_label if by_label else _validation.split_rows_of_labels
+        return split(y, self.validation_fraction, seed)
 
     def _get_scorer(self):
         if self.scoring is None:  # the estimator's own score

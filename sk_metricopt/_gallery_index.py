@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from numbers import Integral
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +14,16 @@ from torch import Tensor
 from sk_metricopt._optional import import_optional_dependency
 from sk_metricopt._search import Gallery, nearest
 
+INDEXES = ("auto", "exact", "faiss")
 _CHUNK = 2**24  # numbers gathered at once where found rows are measured
+_DISTANCES = {"euclidean", "l2", "minkowski", "sqeuclidean"}
+_PRODUCTS = {"dot", "inner_product", "ip"}
+# Names that libraries have for what ranks alike; embeddings of cosine galleries have length 1.
+_ALIKE = {
+    "cosine": {"cosine", "angular"} | _DISTANCES | _PRODUCTS,
+    "dot": _PRODUCTS,
+    "euclidean": _DISTANCES,
+}
 
 
 class GalleryIndex(Protocol):
@@ -144,6 +155,64 @@ class NeighborsIndex(_RankedIndex):
         return np.asarray(rows, dtype=np.intp)
 
 
+def check_index(index, metric: str) -> None:
+    """Raise unless `index` is a known name, or an object that finds neighbours by `metric`."""
+    if isinstance(index, str):
+        check_choice("index", index, INDEXES, ", or an object with fit and kneighbors")
+        return
+    if isinstance(index, type) or not (hasattr(index, "fit") and hasattr(index, "kneighbors")):
+        raise TypeError(
+            f"The 'index' parameter of EmbeddingRetriever must be one of {INDEXES}, or an object "
+            f"with fit and kneighbors. Got {index!r:.200} instead. Pass an instance, such as "
+            "sklearn.neighbors.NearestNeighbors()."
+        )
+    name, power = getattr(index, "metric", None), getattr(index, "p", 2)
+    if not isinstance(name, str):  # none, or a function that only its author knows
+        return
+    if name not in _ALIKE[metric] or (name == "minkowski" and power != 2):
+        ranks = f"{name!r} with p={power}" if name == "minkowski" else repr(name)
+        own = f", or give it metric={metric!r}" if metric != "dot" else ""
+        raise ValueError(
+            "The 'index' parameter of EmbeddingRetriever must rank as its 'metric' parameter, "
+            f"{metric!r}, does. Got {index!r:.200}, whose metric is {ranks}, instead. Pass "
+            f"index='exact' or 'faiss'{own}."
+        )
+
+
+def check_choice(name: str, value, known: tuple, other: str = "") -> None:
+    """Raise ValueError unless a parameter has a known value, or say which was meant."""
+    if value not in known:
+        near = difflib.get_close_matches(str(value), known)
+        hint = f" Did you mean {near[0]!r}?" if near else f" Pass {known[0]!r}, the default."
+        raise ValueError(
+            f"The {name!r} parameter of EmbeddingRetriever must be one of {known}{other}. "
+            f"Got {value!r} instead.{hint}"
+        )
+
+
+def check_n_neighbors(k, n_gallery: int, itself: bool) -> None:
+    """Raise ValueError unless a gallery of so many items has `k` neighbours for a query."""
+    if not isinstance(k, Integral) or isinstance(k, bool) or k < 1:
+        raise ValueError(
+            "The 'n_neighbors' parameter of EmbeddingRetriever.kneighbors must be an int of 1 or "
+            f"more. Got {k!r} instead. Ask for at least one neighbour."
+        )
+    if k > n_gallery - itself:
+        other = " other than the query" if itself else ""
+        raise ValueError(
+            "The 'n_neighbors' parameter of EmbeddingRetriever.kneighbors must be at most the "
+            f"number of gallery items{other}, {n_gallery - itself}. Got {k} instead. Ask for fewer "
+            "neighbours or set a larger gallery."
+        )
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """Return a view through which `array` cannot be changed: an index was built of it."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
 def as_tensor(array: np.ndarray) -> Tensor:
-    """Return `array` as a tensor, shared where torch may write into it."""
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+    """Return `array` as a tensor, shared where torch takes and may write into it."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from numbers import Integral
 
 import numpy as np
@@ -20,12 +19,18 @@ from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.validation import check_is_fitted
 
 from sk_metricopt import _embedding_net, _skorch, _validation
-from sk_metricopt._gallery_index import GalleryIndex, as_tensor, build_index
+from sk_metricopt._gallery_index import (
+    GalleryIndex,
+    as_tensor,
+    build_index,
+    check_choice,
+    check_index,
+    check_n_neighbors,
+    read_only,
+)
 from sk_metricopt._random import draw_seed, preserved, seeded
 from sk_metricopt._search import METRICS, similarities
 from sk_metricopt.metrics import make_retrieval_scorer
-
-_INDEXES = ("auto", "exact", "faiss")
 
 
 class SearchMixin:
@@ -63,7 +68,7 @@ class SearchMixin:
         self._check_gallery()
         k = self.n_neighbors if n_neighbors is None else n_neighbors
         gallery = self.gallery_embeddings_
-        _check_n_neighbors(k, len(gallery), X is None)
+        check_n_neighbors(k, len(gallery), X is None)
         if X is None:
             found = self._gallery_index().search(gallery, k, np.arange(len(gallery)))
         else:
@@ -169,7 +174,7 @@ class EmbeddingRetriever(
         How neighbours are found. "auto" and "exact" compare each query with the whole gallery,
         "faiss" does so with faiss' flat index. An object with scikit-learn's ``fit`` and
         ``kneighbors``, exact or approximate, is cloned and fitted on the gallery's embeddings;
-        its own metric should rank as `metric` does.
+        its own metric must rank as `metric` does. With "dot" none of scikit-learn's do.
     miner : callable, default=None
         ``miner(embeddings, labels)`` picks pairs or triplets of a batch, which the criterion is
         given as third argument; any miner of ``pytorch_metric_learning``.
@@ -181,7 +186,7 @@ class EmbeddingRetriever(
     estimator_ : skorch.NeuralNet or transformer
         The net, fitted on labels encoded from 0, or the transformer.
     gallery_embeddings_ : ndarray of shape (n_gallery, n_components)
-        Embeddings of the gallery.
+        Embeddings of the gallery, read-only.
     gallery_labels_ : ndarray of shape (n_gallery,) or None
         Labels of the gallery.
     index_ : object
@@ -277,8 +282,8 @@ class EmbeddingRetriever(
         ImportError
             If faiss is asked for and missing.
         """
-        _check_choice("metric", self.metric, METRICS)
-        _check_index(self.index)
+        check_choice("metric", self.metric, METRICS)
+        check_index(self.index, self.metric)
         _embedding_net.check_estimator_kind(self.estimator)
         self._check_labels_given(y)
         for name in list(vars(self)):  # a fit that fails leaves no fitted estimator
@@ -292,6 +297,7 @@ class EmbeddingRetriever(
         if not _embedding_net.is_pretrained(self.estimator):
             self.history_ = estimator.history
         self._n_features_out = embeddings.shape[1]
+        self._fitted_metric = self.metric
         self._set_gallery(embeddings, y)
         return self
 
@@ -310,6 +316,7 @@ class EmbeddingRetriever(
         self : EmbeddingRetriever
         """
         check_is_fitted(self)
+        check_index(self.index, self.metric)
         X, y = self._checked(X, y, reset=False)
         self._set_gallery(self._embedded(X), y)
         return self
@@ -330,6 +337,7 @@ class EmbeddingRetriever(
         return self._embedded(self._checked(X, None, reset=False)[0])
 
     def _embedded(self, X) -> np.ndarray:
+        _check_unchanged("metric", self.metric, self._fitted_metric)
         with preserved():
             return _embedding_net.embed(self.estimator_, X, self.metric)
 
@@ -344,8 +352,10 @@ class EmbeddingRetriever(
             indices = _skorch.takes_integers(self.estimator) and _validation.holds_integers(X)
             self._dtype = np.int64 if indices else np.float32
         if y is None:
-            return _validation.features(self, X, self._dtype, reset), None
-        return _validation.features_and_labels(self, X, y, self._dtype, reset)
+            X = _validation.features(self, X, self._dtype, reset)
+        else:
+            X, y = _validation.features_and_labels(self, X, y, self._dtype, reset)
+        return np.ascontiguousarray(X), y  # torch takes no negative strides
 
     def _check_labels_given(self, y) -> None:
         if y is None and not _embedding_net.is_pretrained(self.estimator):
@@ -377,6 +387,7 @@ class EmbeddingRetriever(
 
     def _take_transformer(self):
         transformer = self.estimator.estimator
+        _check_metric_of(transformer, self.metric)
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(transformer, name):
                 setattr(self, name, getattr(transformer, name))
@@ -384,8 +395,14 @@ class EmbeddingRetriever(
 
     def _set_gallery(self, embeddings: np.ndarray, labels: np.ndarray | None) -> None:
         self.index_ = build_index(self.index, self.metric, embeddings)
-        self.gallery_embeddings_ = embeddings
+        self._fitted_index = self.index
+        self.gallery_embeddings_ = self.index_.embeddings = read_only(embeddings)
         self.gallery_labels_ = labels
+
+    def _check_gallery(self) -> None:
+        super()._check_gallery()
+        _check_unchanged("metric", self.metric, self._fitted_metric)
+        _check_unchanged("index", self.index, self._fitted_index, " or set_gallery")
 
     def _gallery_index(self) -> GalleryIndex:
         built, gallery = self.index_, self.gallery_embeddings_
@@ -401,6 +418,7 @@ class EmbeddingRetriever(
                 "torch.nn.Module for this. Got a "
                 f"{type(self.estimator_).__name__}, which can only be searched by."
             )
+        _check_unchanged("metric", self.metric, self._fitted_metric)
         return _embedding_net.EmbeddingBridge(self.estimator_, self.metric)
 
     def _with_module(self, module, X_gallery=None, y_gallery=None) -> EmbeddingRetriever:
@@ -431,6 +449,7 @@ class EmbeddingRetriever(
     def __setstate__(self, state):
         super().__setstate__(state)
         if "gallery_embeddings_" in state:
+            self.gallery_embeddings_ = read_only(self.gallery_embeddings_)
             self.index_.embeddings = self.gallery_embeddings_
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -449,37 +468,22 @@ def _distance(similarity: np.ndarray, metric: str) -> np.ndarray:
     return np.clip(1 - similarity, 0, 2) if metric == "cosine" else -similarity
 
 
-def _check_n_neighbors(k, n_gallery: int, itself: bool) -> None:
-    if not isinstance(k, Integral) or isinstance(k, bool) or k < 1:
+def _check_unchanged(name: str, value, fitted, also: str = "") -> None:
+    if value is not fitted and value != fitted:
         raise ValueError(
-            "The 'n_neighbors' parameter of EmbeddingRetriever.kneighbors must be an int of 1 or "
-            f"more. Got {k!r} instead. Ask for at least one neighbour."
-        )
-    if k > n_gallery - itself:
-        other = " other than the query" if itself else ""
-        raise ValueError(
-            "The 'n_neighbors' parameter of EmbeddingRetriever.kneighbors must be at most the "
-            f"number of gallery items{other}, {n_gallery - itself}. Got {k} instead. Ask for fewer "
-            "neighbours or set a larger gallery."
+            f"The {name!r} parameter of EmbeddingRetriever must be as it was in fit, {fitted!r}. "
+            f"Got {value!r} instead: it was changed after fit. Call fit{also} again."
         )
 
 
-def _check_index(index) -> None:
-    if isinstance(index, str):
-        _check_choice("index", index, _INDEXES, ", or an object with fit and kneighbors")
-    elif isinstance(index, type) or not (hasattr(index, "fit") and hasattr(index, "kneighbors")):
-        raise TypeError(
-            f"The 'index' parameter of EmbeddingRetriever must be one of {_INDEXES}, or an object "
-            f"with fit and kneighbors. Got {index!r:.200} instead. Pass an instance, such as "
-            "sklearn.neighbors.NearestNeighbors()."
-        )
-
-
-def _check_choice(name: str, value, known: tuple, other: str = "") -> None:
-    if value not in known:
-        near = difflib.get_close_matches(str(value), known)
-        hint = f" Did you mean {near[0]!r}?" if near else f" Pass {known[0]!r}, the default."
+def _check_metric_of(transformer, metric: str) -> None:
+    params = transformer.get_params(deep=False) if hasattr(transformer, "get_params") else {}
+    made_for = str(getattr(transformer, "metric", None))
+    if "metric" in params or made_for not in METRICS:  # a parameter tells of what goes in
+        return
+    if made_for != metric:
         raise ValueError(
-            f"The {name!r} parameter of EmbeddingRetriever must be one of {known}{other}. "
-            f"Got {value!r} instead.{hint}"
+            f"The 'metric' parameter of EmbeddingRetriever must be the one that the embeddings of "
+            f"{type(transformer).__name__} are made for, {made_for!r}. Got {metric!r} instead. "
+            f"Pass metric={made_for!r}."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ class Data:
     scorer : callable
     given : tuple of ndarray
         All rows of `fit` and their labels, before validation rows were split off.
+    feature_names : ndarray or None
+        Names of the columns, where `fit` was given any.
     """
 
     X: np.ndarray
@@ -59,6 +62,7 @@ class Data:
     observed: ValidationRows
     scorer: Callable
     given: tuple[np.ndarray, np.ndarray]
+    feature_names: np.ndarray | None = None
 
 
 class Subject(ABC):
@@ -151,6 +155,10 @@ class ClassifierSubject(Subject):
 class RetrieverSubject(Subject):
     """A retriever: trained, or a copy of a fitted one.
 
+    Its gallery is the training rows while candidates are compared, and all rows of `fit` in the
+    end. A fitted retriever's own gallery is embeddings of the net as it came, without the rows to
+    embed anew; where the scorer searches the gallery, a warning says that it is replaced.
+
     Parameters
     ----------
     estimator : EmbeddingRetriever or FrozenEstimator
@@ -159,17 +167,31 @@ class RetrieverSubject(Subject):
 
     def __init__(self, estimator, data: Data):
         self.data = data
-        _validation.check_searchable(data.observed.y)
         if isinstance(estimator, FrozenEstimator):
-            retriever = copy.copy(estimator.estimator)
-            retriever.estimator_ = _skorch.copy_net(retriever._bridge().net)
-            # It is given arrays from here on: names are the finetuner's to check.
-            retriever.__dict__.pop("feature_names_in_", None)
+            retriever = self._copied(estimator.estimator)
         else:
             retriever = clone(estimator).fit(data.X, data.y)
         self.estimator = retriever
         self.bridge = retriever._bridge()
         self.bridge.check_output(data.X)
+
+    def _copied(self, fitted: EmbeddingRetriever) -> EmbeddingRetriever:
+        retriever = copy.copy(fitted)
+        retriever.estimator_ = _skorch.copy_net(retriever._bridge().net)
+        # It is given arrays from here on: names are the finetuner's to check.
+        names = retriever.__dict__.pop("feature_names_in_", None)
+        _validation.check_feature_names(names, self.data.feature_names)
+        labels = getattr(fitted, "gallery_labels_", None)
+        searched = getattr(self.data.scorer, "gallery", None) == "fitted"
+        if searched and labels is not None and not np.array_equal(labels, self.data.given[1]):
+            warnings.warn(
+                f"The gallery of the frozen retriever, {len(labels)} rows, is replaced by the rows "
+                f"of MetricOptFinetuner.fit, {len(self.data.given[1])}: the gallery is re-embedded "
+                "from X of fit. Pass the catalogue as X and y, and queries as X_val and y_val.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return retriever
 
     def around(self, module: nn.Module) -> EmbeddingRetriever:
         """Return a retriever like this one around another module, training rows its gallery."""
@@ -183,6 +205,8 @@ class RetrieverSubject(Subject):
     def task(self, adapted, use_validation_labels, rng, model_of) -> RetrievalTask:
         """Return a task of embeddings."""
         data = self.data
+        if use_validation_labels:  # else only the scorer knows what they find
+            _validation.check_searchable(data.observed.y)
         codes = [np.unique(y, return_inverse=True)[1] for y in (data.y, data.observed.y)]
         rows, judged = labelled_rows(
             adapted, data, codes, use_validation_labels, search_resampling(codes[1]), rng

@@ -41,7 +41,7 @@ class Bridge:
 
     def tensor(self, X: np.ndarray) -> Tensor:
         """Return a copy of `X` on the net's device; modules may write into their input."""
-        return torch.tensor(X, device=self.device)
+        return torch.tensor(np.ascontiguousarray(X), device=self.device)  # no negative strides
 
     def with_module(self, module: nn.Module) -> NeuralNet:
         """Return a net like this one around `module`, with an optimizer for its weights."""
@@ -184,7 +184,7 @@ def net_around(module: nn.Module, X: np.ndarray) -> NeuralNetClassifier:
     """Return an initialised net around a pre-trained module; the head is read off its outputs."""
     module = copy.deepcopy(module)
     device = device_of(module)
-    output = output_of(module, torch.tensor(X[:8], device=device))
+    output = output_of(module, torch.tensor(np.ascontiguousarray(X[:8]), device=device))
     output = output[0] if isinstance(output, tuple) else output
     if output.dim() == 1 or output.shape[1] == 1:
         return NeuralNetBinaryClassifier(module, device=device, train_split=None).initialize()

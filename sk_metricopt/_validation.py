@@ -17,7 +17,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 _CALLER = "MetricOptFinetuner"
-_FEW_LABELS = 8  # on either side of a split by label
+_LABELS_EACH_SIDE = 8  # of a split by label, or rows of every label are split where they can be
 
 
 def check_one_metric(scoring) -> None:
@@ -46,8 +46,10 @@ def features_and_labels(estimator, X, y, dtype, reset: bool) -> tuple[np.ndarray
     if reset:
         _forget_shape(estimator)
     if not _is_nd(estimator, X):
-        return validate_data(estimator, X, y, dtype=dtype, force_writeable=True, reset=reset)
-    options = {"allow_nd": True, "ensure_2d": False, "force_writeable": True}
+        return validate_data(
+            estimator, X, y, dtype=dtype, order="C", force_writeable=True, reset=reset
+        )
+    options = {"order": "C", "allow_nd": True, "ensure_2d": False, "force_writeable": True}
     X, y = check_X_y(X, y, dtype=dtype, estimator=estimator, **options)
     _check_sample_shape(estimator, X, reset)
     return X, y
@@ -68,8 +70,15 @@ def features(estimator, X, dtype, reset: bool = False) -> np.ndarray:
     if reset:
         _forget_shape(estimator)
     if not _is_nd(estimator, X):
-        return validate_data(estimator, X, dtype=dtype, force_writeable=True, reset=reset)
-    options = {"allow_nd": True, "ensure_2d": False, "force_writeable": True}  # torch may write
+        return validate_data(
+            estimator, X, dtype=dtype, order="C", force_writeable=True, reset=reset
+        )
+    options = {
+        "order": "C",
+        "allow_nd": True,
+        "ensure_2d": False,
+        "force_writeable": True,
+    }  # torch may write
     X = check_array(X, dtype=dtype, estimator=estimator, **options)
     _check_sample_shape(estimator, X, reset)
     return X
@@ -214,15 +223,37 @@ def split_by_label(y: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarra
     """Return training and validation rows of different labels, as search is judged on new ones.
 
     Where labels are too few for that, rows of every label, if there are enough to find each other.
+    Rows alone with their label are for training: as queries they would find nothing.
     """
-    labels = np.unique(y)
+    labels, counts = np.unique(y, return_counts=True)
+    labels, n_rows = labels[counts > 1], counts[counts > 1].sum()
     n_validation = max(2, int(np.ceil(fraction * len(labels))))
-    pairs = fraction * len(y) >= 2 * len(labels)
-    if min(n_validation, len(labels) - n_validation) < (_FEW_LABELS if pairs else 2):
-        return stratified_split(y, fraction, seed, n_each=2)
+    pairs = fraction * n_rows >= 2 * len(labels)
+    if min(n_validation, len(labels) - n_validation) < (_LABELS_EACH_SIDE if pairs else 2):
+        return split_rows_of_labels(y, fraction, seed)
     chosen = np.random.RandomState(seed).permutation(labels)[:n_validation]
     held = np.isin(y, chosen)
     return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def split_rows_of_labels(
+    y: np.ndarray, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return training and validation rows, of every label two in validation or so.
+
+    Rows alone with their label are for training.
+    """
+    _, of, counts = np.unique(y, return_inverse=True, return_counts=True)
+    alone = counts[of] < 2
+    if alone.all():
+        raise ValueError(
+            f"The 'y' parameter of {_CALLER}.fit must hold labels with several rows, for rows to "
+            "find each other. Got a label of its own for every row. Pass several rows of several "
+            "labels."
+        )
+    shared = np.flatnonzero(~alone)
+    training, validation = stratified_split(y[shared], fraction, seed, n_each=2)
+    return np.union1d(shared[training], np.flatnonzero(alone)), shared[validation]
 
 
 def check_searchable(y_val: np.ndarray) -> None:
@@ -233,8 +264,20 @@ def check_searchable(y_val: np.ndarray) -> None:
         raise ValueError(
             f"The validation rows of {_CALLER}.fit must hold at least 2 labels, one of them twice, "
             f"for rows to find each other. Got {got}. Pass X_val and y_val with several rows of "
-            "several labels, or have more rows split off by validation_fraction."
+            "several labels, have more rows split off by validation_fraction, or leave them to the "
+            "scorer with use_validation_labels=False."
         )
+
+
+def check_feature_names(fitted: np.ndarray | None, given: np.ndarray | None) -> None:
+    """Raise ValueError, as scikit-learn does, where columns have other names than in fit."""
+    if fitted is None or given is None or np.array_equal(fitted, given):
+        return
+    raise ValueError(
+        "The feature names should match those that were passed during fit.\n"
+        f"The estimator of {_CALLER} was fitted on {fitted.tolist()!r:.200}. "
+        f"Got {given.tolist()!r:.200} instead. Pass the columns of X in that order."
+    )
 
 
 def _with_every_class(y, training, validation):

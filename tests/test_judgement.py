@@ -122,3 +122,11 @@ def test_score_that_ties_all_candidates_is_no_trouble(max_observations):
     )
     assert finetuner.n_observations_ <= max_observations
     assert not finetuner.improved_
+
+
+@pytest.mark.parametrize("turned", [np.s_[::-1], np.s_[:, ::-1]], ids=["rows", "columns"])
+def test_arrays_that_run_backwards_are_taken(turned):
+    net = classifier().fit(X[:200][turned].copy(), Y[:200])
+    finetuner = MetricOptFinetuner(FrozenEstimator(net), scoring="f1", **FAST)
+    finetuner.fit(X[:200][turned], Y[:200], X_val=X[200:][turned], y_val=Y[200:])
+    assert len(finetuner.predict(X[200:][turned])) == len(Y[200:])

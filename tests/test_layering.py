@@ -60,6 +60,7 @@ SIBLINGS = {
     ("_adapted", "_plan"),
     ("_adapted", "_skorch"),
     ("_embedding_net", "_skorch"),
+    ("_embedding_net", "_search"),
     ("_candidate", "_scoring"),
     ("_observation", "_scoring"),
     ("_guidance", "exploration"),

@@ -279,6 +279,13 @@ def test_search_by_a_file_finds_what_the_retriever_finds(metric, tmp_path):
     assert isinstance(search.estimator_, OnnxPredictor)
 
 
+@pytest.mark.parametrize("metric", ["dot", "euclidean"])
+def test_search_by_another_metric_than_the_files_is_refused(metric):
+    predictor = OnnxPredictor(retriever_content(metric))
+    with pytest.raises(ValueError, match=f"Got 'cosine' instead. Pass metric='{metric}'"):
+        EmbeddingRetriever(FrozenEstimator(predictor)).fit(X)
+
+
 def test_search_by_a_file_needs_no_labels_and_takes_other_galleries():
     search = EmbeddingRetriever(FrozenEstimator(OnnxPredictor(retriever_content()))).fit(X)
     search.set_gallery(QUERIES, QUERY_LABELS)

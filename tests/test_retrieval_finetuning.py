@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 import random
+import warnings
 
 import joblib
 import numpy as np
@@ -19,6 +20,7 @@ from sklearn.decomposition import PCA
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import accuracy_score, make_scorer
 from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 from sklearn.utils import get_tags
@@ -27,7 +29,7 @@ from sklearn.utils.validation import NotFittedError
 from torch import nn
 
 from sk_metricopt import EmbeddingRetriever, MetricOptFinetuner
-from sk_metricopt._adapted import AdaptedNet
+from sk_metricopt._adapted import AdaptedNet, Encoded
 from sk_metricopt._embedding_net import EmbeddingBridge, takes_any_labels
 from sk_metricopt._random import draw_seed
 from sk_metricopt._resampling import GroupedResampling
@@ -35,7 +37,7 @@ from sk_metricopt._roles import Data, RetrieverSubject
 from sk_metricopt._scoring import ValidationRows
 from sk_metricopt._tasks import search_resampling
 from sk_metricopt._tasks._search import RetrieverCandidate
-from sk_metricopt._validation import split_by_label
+from sk_metricopt._validation import split_by_label, split_rows_of_labels, stratified_split
 from sk_metricopt.adapters import FiLMAdapter
 from sk_metricopt.exceptions import AdapterError, ObservationWarning
 from sk_metricopt.exploration import (
@@ -46,9 +48,15 @@ from sk_metricopt.exploration import (
     RetrievalRecipe,
 )
 from sk_metricopt.exploration._neighbours import _Items
+from sk_metricopt.exploration._rows import Rows
 from sk_metricopt.metrics import make_retrieval_scorer
 from sk_metricopt.testing import check_exploration, check_value_function
-from sk_metricopt.value_functions import BehaviourValueFunction, RetrievalValueFunction
+from sk_metricopt.value_functions import (
+    BehaviourValueFunction,
+    RetrievalValueFunction,
+    SoftSearchDescriptor,
+)
+from sk_metricopt.value_functions._retrieval import _some_rows
 from tests.embedding_nets import ImageEmbedder, NormEmbedder, TokenEmbedder, embedder
 from tests.nets import MLP, classifier, same_weights, trained, weights_of
 
@@ -328,7 +336,7 @@ def test_candidate_looks_like_the_finetuner():
     def inquisitive(estimator, X, y):
         sklearn.utils.validation.check_is_fitted(estimator)
         assert not is_classifier(estimator)
-        assert estimator.n_features_in_ == N_FEATURES and estimator.metric == "cosine"
+        assert estimator.n_features_in_ == N_FEATURES
         for name in ("classes_", "predict_proba", "nonsense"):
             assert not hasattr(estimator, name)
         assert len(estimator.get_feature_names_out()) == N_FEATURES
@@ -337,7 +345,10 @@ def test_candidate_looks_like_the_finetuner():
         estimator.transform(X)[:] = 0  # what it gets is its own
         return own_recall(estimator, X, y)
 
-    inquisitive_model, model = fitted(inquisitive), fitted(own_recall)
+    inquisitive_model, model = (
+        finetuner(scoring=scorer).fit(X, Y, **KNOWN_LABELS) for scorer in (inquisitive, own_recall)
+    )
+    assert inquisitive_model.score(X_SAME, Y_SAME) == model.score(X_SAME, Y_SAME)
     assert (inquisitive_model.adapter_params_ == model.adapter_params_).all()
 
 
@@ -347,6 +358,34 @@ def test_rows_the_engine_does_not_know_are_embedded_for_real():
 
     model = unchanged(moved, max_observations=4)
     assert model.initial_score_ == pytest.approx(mean_of_folds(moved, model, X_VAL, Y_VAL))
+    assert np.ptp(model.observations_["score"]) > 0
+
+
+@pytest.mark.parametrize(
+    "scoring",
+    [
+        lambda estimator, X, y: float((estimator.predict(X) == y).mean()),
+        make_retrieval_scorer("recall_at_k", k=1, gallery="fitted", lone="zero"),
+    ],
+    ids=["predictions", "fitted gallery"],
+)
+def test_gallery_without_any_label_of_the_validation_rows_is_refused(scoring):
+    with pytest.raises(ValueError, match="hold no label of the validation rows: pass X_val"):
+        fitted(scoring)
+
+
+def test_metric_of_predictions_is_that_of_all_rows_and_the_gallery_is_indexed_once_a_twin():
+    fits = []
+
+    class Counting(NearestNeighbors):
+        def fit(self, X, y=None):
+            fits.append(len(X))
+            return super().fit(X, y)
+
+    retriever = EmbeddingRetriever(Scales(), index=Counting(metric="cosine"))
+    model = finetuner(retriever, "f1_macro", guard_z=1000.0).fit(X, Y, **KNOWN_LABELS)
+    assert len(fits) < 5 * model.n_observations_ < model.n_scorer_calls_
+    assert model.initial_score_ == pytest.approx(model.score(X_SAME, Y_SAME))
     assert np.ptp(model.observations_["score"]) > 0
 
 
@@ -424,7 +463,8 @@ def test_embeddings_of_two_twins_are_never_compared(labelled):
 
     def spy(estimator, X, y):
         rows = [row_of[row.tobytes()] for row in X]
-        seen.append((rows, estimator.transform(X), estimator.transform(X[::-1])[::-1]))
+        beside_another = estimator.transform(np.vstack([X, X[:1] + 1]))[:-1]
+        seen.append((rows, estimator.transform(X), beside_another))
         return own_recall(estimator, X, y)
 
     row_of = {row.tobytes(): i for i, row in enumerate(X_VAL)}
@@ -444,11 +484,11 @@ def test_embeddings_of_two_twins_are_never_compared(labelled):
         for k in range(len(queries))
     ]
     assert len(seen) == len(expected)
-    for (rows, whole, backwards), (asked, by) in zip(seen, expected, strict=True):
+    for (rows, whole, beside), (asked, by) in zip(seen, expected, strict=True):
         assert rows == asked
         own = subject.around(task.adapted.fold(by)).transform(X_VAL[rows])
         np.testing.assert_allclose(whole, own, atol=1e-5)
-        np.testing.assert_allclose(backwards, own, atol=1e-5)
+        np.testing.assert_allclose(beside, own, atol=1e-5)
 
 
 def test_joined_answers_are_those_of_their_parts():
@@ -696,7 +736,8 @@ def test_jitter_reaches_training_and_no_observation():
 
     def watching(estimator, X, y):
         if isinstance(estimator, RetrieverCandidate) and len(X) == len(X_VAL):
-            differences.append(np.abs(estimator.transform(X) - estimator._model().transform(X)))
+            real = estimator._part.model().transform(X)
+            differences.append(np.abs(estimator.transform(X) - real))
         return own_recall(estimator, X, y)
 
     still, jittered = (
@@ -1175,3 +1216,130 @@ def test_value_function_for_the_other_kind_of_outputs_is_refused(estimator, valu
     model = MetricOptFinetuner(estimator, value_function=value_function, random_state=0)
     with pytest.raises(TypeError, match=f"'value_function' .* Use {use}"):
         model.fit(X[:, :6], Y % 2) if use.startswith("B") else model.fit(X, Y)
+
+
+# long tails, large data and galleries of one's own ----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "n_labels, n_each, n_found",
+    [(10, 400, 10), (2, 3000, 2), (200, 20, 20), (100, 400, 10), (40, 50, 10)],
+)
+def test_soft_search_sees_many_labels_whatever_their_size(n_labels, n_each, n_found):
+    for y in (torch.arange(n_labels).repeat(n_each), torch.arange(n_labels * n_each) // n_each):
+        rows = _some_rows(y)
+        assert len(y[rows].unique()) == n_found and len(rows) <= 600
+        assert (rows.diff() > 0).all() and torch.bincount(y[rows]).max() <= 40
+
+
+def test_soft_search_keeps_whole_labels_of_few_rows():
+    y = torch.arange(5000)[torch.randperm(5000)] % 251
+    chosen = torch.unique(y)[:: round(len(y) / 400)]
+    assert torch.equal(_some_rows(y), torch.isin(y, chosen).nonzero()[:, 0])
+
+
+@pytest.mark.parametrize("n", [300, 3000])
+def test_soft_search_finds_the_few_rows_that_are_not_alone(n):
+    y = torch.arange(n)
+    y[1] = y[n - 1]
+    embeddings = torch.randn(2, n, 4)
+    near = embeddings.clone()
+    near[:, 1] = near[:, n - 1]
+    describe = SoftSearchDescriptor()
+    assert (describe(near, y)[:, :6] > describe(embeddings, y)[:, :6]).all()
+    assert describe(embeddings, torch.arange(n)).isfinite().all()
+
+
+@pytest.mark.parametrize("n", [50, 2048, 6000])
+def test_spread_of_features_is_that_of_rows_from_end_to_end(n):
+    values = torch.randn(n, 3) + torch.arange(n)[:, None] // 1000
+    rows = Rows(Encoded((values, torch.arange(n))), torch.arange(n) // 1000)
+    spread, of_integers = rows.spread
+    expected = values.std(0, correction=0)
+    torch.testing.assert_close(spread, expected, rtol=0.05 if n > 2048 else 0, atol=0)
+    assert not of_integers.any()
+
+
+@pytest.mark.parametrize("split", [split_by_label, split_rows_of_labels])
+def test_rows_alone_with_their_label_are_for_training(split):
+    y = np.random.RandomState(0).permutation(np.r_[np.repeat(np.arange(12), 5), 100:160])
+    training, validation = split(y, 0.2, seed=0)
+    assert sorted([*training, *validation]) == list(range(len(y)))
+    assert set(range(100, 160)) <= set(y[training])
+    counts = np.unique(y[validation], return_counts=True)[1]
+    assert counts.min() > 1 and len(counts) >= 2
+    shared = set(y[training]) & set(y[validation])
+    assert len(shared) == (0 if split is split_by_label else 12)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
+@pytest.mark.parametrize("n_labels, n_each", [(30, 4), (10, 20), (3, 9), (20, 2)])
+def test_splits_are_the_stratified_one_where_no_row_is_alone(n_labels, n_each, fraction):
+    y = np.tile(np.arange(n_labels), n_each)
+    expected = stratified_split(y, fraction, 3, n_each=2)
+    for rows, same in zip(split_rows_of_labels(y, fraction, 3), expected, strict=True):
+        np.testing.assert_array_equal(rows, same)
+
+
+def test_labels_of_one_row_each_cannot_be_split():
+    for split in (split_by_label, split_rows_of_labels):
+        with pytest.raises(ValueError, match="'y' .* Got a label of its own for every row. Pass"):
+            split(np.arange(30), 0.2, 0)
+
+
+def test_training_rows_without_a_pair_are_refused_where_nothing_else_is_learned_from():
+    alone = np.arange(len(Y))
+    assert (
+        finetuner().fit(X, alone, **NEW_LABELS).adapter_params_.any()
+    )  # validation rows have some
+    said = "training rows .* Got 120 rows without such a pair. Pass X and y .* validation_share"
+    on_training = Following(RetrievalRecipe(0.0))
+    for params in ({"use_validation_labels": False}, {"exploration": on_training}):
+        with pytest.raises(ValueError, match=said):
+            finetuner(**params).fit(X, alone, **NEW_LABELS)
+
+
+def test_opaque_validation_labels_may_be_names_of_rows():
+    """What is relevant is the scorer's to say; the labels only tell it which rows these are."""
+
+    def same_label(y_query, y_gallery):
+        return (Y_VAL[y_query][:, None] == Y_VAL[y_gallery]).astype(float)
+
+    scorer = make_retrieval_scorer("recall_at_k", k=1, relevance=same_label)
+    rows = {"X_val": X_VAL, "y_val": np.arange(len(X_VAL))}
+    model = fitted(scorer, rows, use_validation_labels=False)
+    expected = fitted(rows=NEW_LABELS, use_validation_labels=False)
+    np.testing.assert_array_equal(model.observations_["score"], expected.observations_["score"])
+    with pytest.raises(ValueError, match="label of its own .* use_validation_labels=False"):
+        fitted(scorer, rows)
+
+
+@pytest.mark.parametrize("scorer, told", [("fitted", True), ("self", False)])
+def test_gallery_that_is_replaced_is_told_of_where_it_is_searched(scorer, told):
+    scorer = make_retrieval_scorer("recall_at_k", k=1, gallery=scorer)
+    catalogue = EmbeddingRetriever(Scales()).fit(X_SAME, Y_SAME)
+    model = finetuner(FrozenEstimator(catalogue), scorer, max_observations=1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(X, Y, **KNOWN_LABELS)
+        said = [str(w.message) for w in caught if w.category is UserWarning]
+    assert len(said) == told
+    assert all("80 rows" in s and "Pass the catalogue as X and y" in s for s in said)
+    model.set_params(estimator=FrozenEstimator(EmbeddingRetriever(Scales()).fit(X, Y)))
+    model.fit(X, Y, **KNOWN_LABELS)  # the same gallery: no warning, which would be an error here
+
+
+def test_columns_in_another_order_than_the_frozen_retrievers_are_refused():
+    names = np.array([f"column {i}" for i in range(N_FEATURES)], dtype=object)
+    frozen = FrozenEstimator(EmbeddingRetriever(Scales()).fit(pd.DataFrame(X, columns=names), Y))
+    observed = ValidationRows(X_VAL, Y_VAL)
+
+    def subject(feature_names):
+        return RetrieverSubject(
+            frozen, Data(X, Y, {}, X_VAL, observed, RECALL, (X, Y), feature_names=feature_names)
+        )
+
+    for given in (names, None):
+        subject(given)
+    with pytest.raises(ValueError, match="(?s)should match those .* during fit.* in that order"):
+        subject(names[::-1])

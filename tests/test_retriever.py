@@ -18,6 +18,7 @@ import torch
 from pytorch_metric_learning import losses, miners
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, TransformerMixin, clone, is_classifier
+from sklearn.cluster import FeatureAgglomeration
 from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.frozen import FrozenEstimator
@@ -147,7 +148,7 @@ def test_search_follows_the_gallery_at_the_time_of_the_call(net):
     for index in ("auto", "faiss", NearestNeighbors()):
         retriever = fitted(FrozenEstimator(net), index=index)
         expected = retriever.kneighbors(QUERIES, n_neighbors=1, return_distance=False)
-        retriever.gallery_embeddings_ = retriever.gallery_embeddings_[::-1].copy()
+        retriever.gallery_embeddings_ = retriever.gallery_embeddings_[::-1]
         retriever.gallery_labels_ = retriever.gallery_labels_[::-1]
         found = retriever.kneighbors(QUERIES, n_neighbors=1, return_distance=False)
         np.testing.assert_array_equal(found, len(X) - 1 - expected)
@@ -186,6 +187,19 @@ def test_gallery_is_replaced(net):
     retriever.set_gallery(X)
     assert retriever.gallery_labels_ is None
     assert retriever.kneighbors(QUERIES)[0].shape == (len(QUERIES), 5)
+
+
+@pytest.mark.parametrize("index", ["auto", "faiss", NearestNeighbors()], ids=str)
+def test_gallery_that_an_index_was_built_of_cannot_be_written_into(net, index):
+    retriever = fitted(FrozenEstimator(net), index=index)
+    with pytest.raises(ValueError, match="read-only"):
+        retriever.gallery_embeddings_[:] = 0
+    own = retriever.gallery_embeddings_.copy()
+    retriever.gallery_embeddings_ = own
+    before = retriever.kneighbors(QUERIES, return_distance=False)
+    own[:] = own[::-1].copy()
+    after = retriever.kneighbors(QUERIES, return_distance=False)
+    np.testing.assert_array_equal(after, len(X) - 1 - before)
 
 
 def test_zero_embedding_is_searched_by_without_nan():
@@ -408,6 +422,16 @@ def test_same_rows_in_any_container_give_the_same_retriever(convert):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("view", [np.s_[::-1], np.s_[:, ::-1]], ids=["rows", "columns"])
+@pytest.mark.parametrize("kind", ["net", "module"])
+def test_rows_may_be_a_reversed_view(kind, view):
+    estimator = embedder() if kind == "net" else Embedder()
+    expected = fitted(estimator, X=X[view].copy()).kneighbors(QUERIES[view].copy())
+    found = fitted(estimator, X=X[view]).kneighbors(QUERIES[view])
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 # What the engine uses
 
 
@@ -433,7 +457,7 @@ def test_bridge_gives_what_transform_gives(net, metric):
     with torch.no_grad():
         outputs = bridge.outputs(bridge.module(bridge.tensor(QUERIES)))
     np.testing.assert_allclose(outputs.numpy(), retriever.transform(QUERIES), atol=1e-6)
-    assert bridge.binary is False
+    np.testing.assert_array_equal(bridge.tensor(QUERIES[::-1]).numpy(), QUERIES[::-1])
 
 
 @pytest.mark.parametrize("same_label", [True, False])
@@ -490,8 +514,9 @@ def test_dumped_and_loaded_finds_the_same(dump, index):
     loaded = dump.load(file)
     for a, b in zip(loaded.kneighbors(QUERIES), retriever.kneighbors(QUERIES), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert loaded.index_.embeddings is loaded.gallery_embeddings_
-    assert retriever.index_.embeddings is retriever.gallery_embeddings_
+    for one in (loaded, retriever, copy.deepcopy(retriever)):
+        assert one.index_.embeddings is one.gallery_embeddings_
+        assert not one.gallery_embeddings_.flags.writeable
 
 
 def test_clone_shares_nothing_fitted():
@@ -580,6 +605,82 @@ def test_estimator_that_cannot_embed_is_named(estimator, error, message):
 def test_parameters_and_input_that_cannot_work_are_named(params, error, message):
     with pytest.raises(error, match=message):
         fitted(**params)
+
+
+METHODS = {
+    "transform": lambda retriever: retriever.transform(X),
+    "kneighbors": lambda retriever: retriever.kneighbors(),
+    "decision_function": lambda retriever: retriever.decision_function(X),
+    "predict": lambda retriever: retriever.predict(X),
+    "score": lambda retriever: retriever.score(X, Y),
+    "set_gallery": lambda retriever: retriever.set_gallery(X, Y),
+    "bridge": lambda retriever: retriever._bridge(),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_metric_changed_after_fit_is_refused_until_the_next_fit(net, method):
+    retriever = fitted(FrozenEstimator(net)).set_params(metric="euclidean")
+    message = "as it was in fit, 'cosine'. Got 'euclidean' instead: .* Call fit again"
+    with pytest.raises(ValueError, match=message):
+        METHODS[method](pickle.loads(pickle.dumps(retriever)))
+    METHODS[method](retriever.set_params(metric="cosine"))
+    METHODS[method](retriever.set_params(metric="euclidean").fit(X, Y))
+
+
+@pytest.mark.parametrize("index", ["faiss", NearestNeighbors()], ids=str)
+def test_index_changed_after_fit_is_built_by_set_gallery(net, index):
+    retriever = fitted(FrozenEstimator(net))
+    expected = retriever.kneighbors(QUERIES, return_distance=False)
+    retriever.set_params(index=index)
+    with pytest.raises(ValueError, match="as it was in fit, 'auto'.* Call fit or set_gallery"):
+        retriever.kneighbors(QUERIES)
+    retriever.set_gallery(X, Y)
+    loaded = pickle.loads(pickle.dumps(retriever))
+    for one in (retriever, loaded, copy.deepcopy(retriever)):
+        np.testing.assert_array_equal(one.kneighbors(QUERIES, return_distance=False), expected)
+    with pytest.raises(ValueError, match="'index' .* Did you mean 'faiss'"):
+        retriever.set_params(index="fais").set_gallery(X)
+
+
+@pytest.mark.parametrize(
+    ("metric", "index", "message"),
+    [
+        ("dot", NearestNeighbors(), r"metric is 'minkowski' with p=2, .*'exact' or 'faiss'\."),
+        ("dot", NearestNeighbors(metric="cosine"), "rank as .* 'dot', does"),
+        ("euclidean", NearestNeighbors(metric="cosine"), "or give it metric='euclidean'"),
+        ("euclidean", NearestNeighbors(p=1), "metric is 'minkowski' with p=1"),
+        ("cosine", NearestNeighbors(metric="manhattan"), "or give it metric='cosine'"),
+    ],
+)
+def test_index_that_ranks_by_another_metric_is_refused(net, metric, index, message):
+    with pytest.raises(ValueError, match=message):
+        fitted(FrozenEstimator(net), metric=metric, index=index)
+
+
+def minus_dot(a, b):
+    return -a @ b
+
+
+@pytest.mark.parametrize(
+    ("metric", "index"),
+    [
+        ("cosine", NearestNeighbors(metric="cosine")),
+        ("cosine", NearestNeighbors(metric="l2")),
+        ("euclidean", NearestNeighbors(metric="sqeuclidean")),
+        ("dot", NearestNeighbors(metric=minus_dot, algorithm="brute")),
+    ],
+    ids=str,
+)
+def test_index_that_ranks_alike_under_another_name_finds_the_same(net, metric, index):
+    expected = fitted(FrozenEstimator(net), metric=metric).kneighbors(QUERIES)[1]
+    found = fitted(FrozenEstimator(net), metric=metric, index=index).kneighbors(QUERIES)[1]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_metric_that_is_a_parameter_of_a_transformer_is_about_its_input():
+    transformer = FeatureAgglomeration(3, metric="euclidean").fit(X)
+    assert fitted(FrozenEstimator(transformer)).kneighbors()[1].shape == (len(X), 5)
 
 
 def test_more_neighbours_than_gallery_items(net):

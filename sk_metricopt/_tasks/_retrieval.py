@@ -50,7 +50,7 @@ class RetrievalTask(Task):
         super().__init__(adapted, rows, judged, scoring, make_model)
         metric = scoring.retriever.metric
         self.objective = NeighbourObjective(adapted, rows, criterion, metric)
-        self.joins_whole = scoring.by_query  # else each part is a search of its own
+        self.joins_whole = scoring.by_query or scoring.by_row  # else each part is its own search
 
     def _queries(self) -> list[Tensor]:
         """Rows that each twin answers for."""
@@ -82,10 +82,15 @@ class RetrievalTask(Task):
     def response(self, answers: list[tuple], phi: Tensor) -> RetrieverResponse:
         """Return parts ready to be searched."""
         parts = [
-            SearchPart(rows.cpu().numpy(), embedded.cpu().numpy(), partial(self._gallery, by))
+            SearchPart(
+                rows.cpu().numpy(),
+                embedded.cpu().numpy(),
+                partial(self._gallery, by),
+                cache(partial(self.make_model, by)),
+            )
             for rows, by, embedded in answers
         ]
-        return RetrieverResponse(self.scoring, parts, cache(partial(self.make_model, phi)))
+        return RetrieverResponse(self.scoring, parts)
 
     def _gallery(self, phi: Tensor) -> np.ndarray:
         return self.adapted.outputs(phi[None], self.rows.training.encoded)[0].cpu().numpy()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
+from sklearn.metrics._scorer import _BaseScorer
 from sklearn.utils import get_tags
 
 from sk_metricopt._candidate import KnownRows
+from sk_metricopt._gallery_index import GalleryIndex, build_index
 from sk_metricopt._retriever import SearchMixin
 from sk_metricopt._scoring import Scoring, ValidationRows
+
+_GALLERIES = 8  # embedded galleries kept at a time: those of one candidate's parts
 
 
 class RetrieverCandidate(SearchMixin):
@@ -25,17 +29,14 @@ class RetrieverCandidate(SearchMixin):
         What the scorer is given.
     rows : ndarray of int or slice
         Which of the known rows `X` holds.
-    model : callable
-        Returns the real estimator behind this candidate; called only when it is needed.
     """
 
-    def __init__(self, scoring, part, X, rows, model: Callable[[], object]):
+    def __init__(self, scoring: RetrieverScoring, part: SearchPart, X, rows):
         self._scoring = scoring
         self._part = part
         self._X = X
         self._rows = rows
-        self._model = model
-        self._gallery: tuple | None = None  # that the scorer set
+        self._gallery: EmbeddedGallery | None = None  # that the scorer set
         template = scoring.retriever
         self.metric = template.metric
         self.n_neighbors = template.n_neighbors
@@ -53,31 +54,57 @@ class RetrieverCandidate(SearchMixin):
         if not hasattr(self._scoring.template, name):
             kind = type(self._scoring.template).__name__
             raise AttributeError(f"{kind} has no attribute {name!r}")
-        return getattr(self._model(), name)
+        return getattr(self._part.model(), name)
 
     def transform(self, X):
-        """Return embeddings."""
+        """Return embeddings, all by one twin, so that they can be compared."""
         rows = self._rows if X is self._X else self._scoring.known.find(X)
-        return self._model().transform(X) if rows is None else self._part.embeddings[rows].copy()
+        if rows is None:
+            return np.asarray(self._part.model().transform(X))
+        return self._part.embeddings[rows].copy()
 
     def set_gallery(self, X, y=None):
         """Replace the gallery, for as long as the scorer holds this candidate."""
-        self._gallery = self.transform(X), None if y is None else np.asarray(y)
+        labels = None if y is None else np.asarray(y)
+        self._gallery = EmbeddedGallery(self.transform(X), labels, self.index, self.metric)
         return self
 
     @property
+    def _searched(self) -> EmbeddedGallery:
+        return self._scoring.gallery_of(self._part) if self._gallery is None else self._gallery
+
+    @property
     def gallery_embeddings_(self) -> np.ndarray:
-        return self._part.gallery if self._gallery is None else self._gallery[0]
+        return self._searched.embeddings
 
     @property
     def gallery_labels_(self) -> np.ndarray | None:
-        return self._scoring.gallery_labels if self._gallery is None else self._gallery[1]
+        if self._gallery is None:
+            self._scoring.check_gallery()
+        return self._searched.labels
+
+    def _gallery_index(self) -> GalleryIndex:
+        return self._searched.built
 
     def _check_gallery(self) -> None:
         """There always is one."""
 
 
-@dataclass(frozen=True)
+class EmbeddedGallery:
+    """A gallery's embeddings and labels; its index is built when it is searched."""
+
+    def __init__(self, embeddings: np.ndarray, labels: np.ndarray | None, index, metric: str):
+        self.embeddings = embeddings
+        self.labels = labels
+        self._index = index
+        self._metric = metric
+
+    @cached_property
+    def built(self) -> GalleryIndex:
+        return build_index(self._index, self._metric, self.embeddings)
+
+
+@dataclass(frozen=True, eq=False)
 class SearchPart:
     """Some queries, and the embeddings of all validation rows by the twin that answers for them.
 
@@ -88,16 +115,14 @@ class SearchPart:
     embeddings : ndarray of shape (n_samples, n_components)
     embed_gallery : callable
         Returns the embeddings of the estimator's gallery by the same twin.
+    model : callable
+        Returns the real estimator of this twin, for scorers that embed other rows.
     """
 
     rows: np.ndarray
     embeddings: np.ndarray
     embed_gallery: Callable[[], np.ndarray]
-
-    @cached_property
-    def gallery(self) -> np.ndarray:
-        """Embeddings of the gallery."""
-        return self.embed_gallery()
+    model: Callable[[], object]
 
 
 class RetrieverScoring(Scoring):
@@ -112,6 +137,13 @@ class RetrieverScoring(Scoring):
     retriever : EmbeddingRetriever
         Inside it.
     gallery_labels : ndarray of shape (n_gallery,)
+
+    Attributes
+    ----------
+    by_query : bool
+        The score is a mean over queries: one call tells it for any of them, the gallery whole.
+    by_row : bool
+        The score is one of predicted labels, of which each row has its own.
     """
 
     def __init__(self, scorer: Callable, rows: ValidationRows, template, retriever, gallery_labels):
@@ -121,12 +153,49 @@ class RetrieverScoring(Scoring):
         self.gallery_labels = gallery_labels
         self.tags = get_tags(template)
         self.known = KnownRows(rows.X)
-        # A mean over queries: one call tells the score on any of them, the gallery staying whole.
         self.by_query = bool(getattr(scorer, "decomposes", False)) and not rows.params
+        self.by_row = isinstance(scorer, _BaseScorer)
+        self.gallery_of = lru_cache(_GALLERIES)(self._gallery_of)
+
+    def _gallery_of(self, part: SearchPart) -> EmbeddedGallery:
+        template = self.retriever
+        embeddings = part.embed_gallery()
+        return EmbeddedGallery(embeddings, self.gallery_labels, template.index, template.metric)
+
+    def check_gallery(self) -> None:
+        """Raise ValueError where no query can find its label in the gallery."""
+        own = getattr(self.scorer, "relevance", None) is not None
+        if not own and not np.isin(self.rows.y, self.gallery_labels).any():
+            raise ValueError(
+                "it searches the estimator's gallery, the training rows, which hold no label of "
+                "the validation rows: pass X_val and y_val with labels of the training rows, or "
+                "have validation rows search each other"
+            )
 
     def must_work_on(self, rows: np.ndarray) -> bool:
         """Whether a scorer that fails on these rows would fail on too many."""
         return True
+
+
+class PredictedLabels:
+    """A fitted estimator whose labels are already there: each row's by the twin for it."""
+
+    def __init__(self, scoring: RetrieverScoring, X, labels: np.ndarray):
+        self._scoring = scoring
+        self._X = X
+        self._labels = labels
+
+    def __sklearn_tags__(self):
+        return self._scoring.tags
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def predict(self, X):
+        """Return the label of each row's nearest gallery item."""
+        if X is not self._X:
+            raise ValueError("only labels of the validation rows are there")
+        return self._labels.copy()
 
 
 class RetrieverResponse:
@@ -136,27 +205,24 @@ class RetrieverResponse:
     ----------
     scoring : RetrieverScoring
     parts : list of SearchPart
-    model : callable
-        Returns the real estimator, for scorers that embed other rows.
     """
 
-    def __init__(self, scoring: RetrieverScoring, parts: list[SearchPart], model: Callable):
+    def __init__(self, scoring: RetrieverScoring, parts: list[SearchPart]):
         self._scoring = scoring
         self._parts = parts
-        self._model = model
-        self._by_query: np.ndarray | None = None
+        self._found: np.ndarray | None = None  # of each query, all that parts can tell
 
     def score(self, rows: np.ndarray | None = None) -> float:
         """Return the score on the given rows, on all of them if None."""
         if self._scoring.by_query:
             return self._mean_of_queries(rows)
+        if self._scoring.by_row:
+            return self._score_of_labels(rows)
         return self._mean_of_parts(rows)
 
     def _mean_of_queries(self, rows: np.ndarray | None) -> float:
-        if self._by_query is None:
-            self._by_query = self._scored_by_query()
-            self._parts = []  # all that they can tell is known
-        asked = self._by_query if rows is None else self._by_query[rows]
+        values = self._of_each_query(self._values)
+        asked = values if rows is None else values[rows]
         counted = asked[~np.isnan(asked)]
         if len(counted):
             return float(counted.mean())
@@ -164,16 +230,30 @@ class RetrieverResponse:
             raise ValueError("no query has a relevant item")
         return np.nan  # a resample may leave none
 
-    def _scored_by_query(self) -> np.ndarray:
+    def _values(self, part: SearchPart) -> np.ndarray:
         scoring = self._scoring
+        scoring.n_calls += 1
         X, y, _ = scoring.given(None)
-        scores = np.full(len(scoring.rows), np.nan)
-        for part in self._parts:
-            scoring.n_calls += 1
-            candidate = RetrieverCandidate(scoring, part, X, slice(None), self._model)
-            found = scoring.scorer.per_query(candidate, X, y, queries=part.rows)
-            scores[part.rows] = found[part.rows]
-        return scores
+        candidate = RetrieverCandidate(scoring, part, X, slice(None))
+        return scoring.scorer.per_query(candidate, X, y, queries=part.rows)[part.rows]
+
+    def _score_of_labels(self, rows: np.ndarray | None) -> float:
+        labels = self._of_each_query(self._labels)
+        X, y, params = self._scoring.given(rows)
+        candidate = PredictedLabels(self._scoring, X, labels if rows is None else labels[rows])
+        return self._scoring.ask(candidate, X, y, params)
+
+    def _labels(self, part: SearchPart) -> np.ndarray:
+        X = self._scoring.X_of(part.rows)
+        return RetrieverCandidate(self._scoring, part, X, part.rows).predict(X)
+
+    def _of_each_query(self, ask: Callable[[SearchPart], np.ndarray]) -> np.ndarray:
+        if self._found is None:
+            answers = [ask(part) for part in self._parts]
+            order = np.concatenate([part.rows for part in self._parts])
+            self._found = np.concatenate(answers)[np.argsort(order)]
+            self._parts = []
+        return self._found
 
     def _mean_of_parts(self, rows: np.ndarray | None) -> float:
         """Where a score cannot be taken apart, each part's queries search among each other."""
@@ -182,7 +262,7 @@ class RetrieverResponse:
             asked = part.rows if rows is None else np.intersect1d(part.rows, rows)
             if len(asked):
                 X, y, params = self._scoring.given(asked)
-                candidate = RetrieverCandidate(self._scoring, part, X, asked, self._model)
+                candidate = RetrieverCandidate(self._scoring, part, X, asked)
                 total += len(asked) * self._scoring.ask(candidate, X, y, params)
                 n_rows += len(asked)
         if not n_rows:

@@ -45,7 +45,8 @@ class RetrievalRecipe:
         Of the soft nearest neighbour criterion: the smaller, the more only the nearest rows count.
         None is the net's own criterion.
     jitter : float
-        Noise on the features that enter the first hosts, in standard deviations of each feature.
+        Noise on the features that enter what is adapted, in standard deviations of each feature:
+        the input of the first hosts or, where all before φ acts is run once, their own output.
         φ then cannot fit single rows, and carries over to labels nobody has seen.
 
     Examples

@@ -61,7 +61,7 @@ class NeighbourObjective(Objective):
         return max(float(similarity.std()), 1e-12) / _SPREAD
 
     def followed(self, recipes: list) -> list[RetrievalRecipe]:
-        """Return the recipes that can be followed here."""
+        """Return the recipes that can be followed here, on rows that have a pair to learn from."""
         known = [
             recipe
             for recipe in super().followed(recipes)
@@ -73,7 +73,21 @@ class NeighbourObjective(Objective):
                 "temperature, since the net's own criterion has weights that know its training "
                 "labels only. Got none. Add RetrievalRecipe(temperature=0.1)."
             )
-        return known
+        moving = [recipe for recipe in known if self._has_pairs(recipe)]
+        if not moving:
+            raise ValueError(
+                "The training rows of MetricOptFinetuner.fit must hold at least 2 labels, one of "
+                "them twice, for rows of a label to be brought together. Got "
+                f"{len(self.rows.training)} rows without such a pair. Pass X and y with several "
+                "rows of several labels, or let validation rows take part: use_validation_labels="
+                "True, and recipes with a validation_share."
+            )
+        return moving
+
+    def _has_pairs(self, recipe: RetrievalRecipe) -> bool:
+        share = recipe.validation_share
+        on_probe = any(twin.has_pairs for twin in self._twins)
+        return bool((share < 1 and self._training.has_pairs) or (share > 0 and on_probe))
 
     def follow(self, recipes: list[RetrievalRecipe]) -> None:
         """Take one recipe per trajectory."""
@@ -175,6 +189,7 @@ class _Items:
         counts = torch.unique_consecutive(labels[order], return_counts=True)[1]
         self._of_label = rows[order].split(counts.tolist())
         self.n_at_most = int(counts.clamp_max(_ITEMS).sum())
+        self.has_pairs = len(counts) > 1 and int(counts.max()) > 1
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """Return `n` rows, at most `n_at_most`: no row twice, labels in random order."""

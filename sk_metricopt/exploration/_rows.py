@@ -29,8 +29,13 @@ class Rows:
     @cached_property
     def spread(self) -> tuple[Tensor, ...]:
         """Standard deviation of each feature, for each tensor of the encoded rows."""
-        some = self.encoded.take(slice(0, _SPREAD_ROWS)).tensors
-        return tuple(t.std(0, correction=0) if t.is_floating_point() else t[0] * 0 for t in some)
+        some = self.encoded
+        if len(self) > _SPREAD_ROWS:  # from end to end: rows may be sorted by label
+            rows = torch.linspace(0, len(self) - 1, _SPREAD_ROWS, dtype=torch.float64).long()
+            some = some.take(rows.to(self.y.device))
+        return tuple(
+            t.std(0, correction=0) if t.is_floating_point() else t[0] * 0 for t in some.tensors
+        )
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class BaseValueFunction(ABC):
         Parameters
         ----------
         scores : Tensor of shape (n_samples, n_classes)
-            Log-scores of the model as it came.
+            Log-scores of the model as it came; of a retriever, embeddings.
         y : Tensor of shape (n_samples,)
             Encoded labels.
         """
@@ -60,7 +60,7 @@ class BaseValueFunction(ABC):
         ----------
         adapter_params : Tensor of shape (n_candidates, n_params)
         scores : Tensor of shape (n_candidates, n_samples, n_classes)
-            Log-scores on the rows that the labels belong to.
+            Log-scores, or embeddings, of the rows that the labels belong to.
         y : Tensor of shape (n_samples,)
         """
 

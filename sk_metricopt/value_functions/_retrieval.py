@@ -10,7 +10,8 @@ from sk_metricopt.value_functions._behaviour import BehaviourValueFunction, Ridg
 from sk_metricopt.value_functions._descriptors import BaseDescriptor
 
 _TEMPERATURES = (0.03, 0.1, 0.3)
-_ROWS = 400  # looked at, at most
+_ROWS = 400  # looked at, more or less
+_PER_LABEL = 40  # of them at most, or there would be no room for other labels
 _EPS = 1e-4
 _FAR = -1e9
 
@@ -40,6 +41,8 @@ class SoftSearchDescriptor(BaseDescriptor):
         same = (labels[:, None] == labels) & ~itself
         other = labels[:, None] != labels
         known = same.any(1)
+        if not known.any():
+            known = ~known  # none can be found, and none is
         values = []
         for temperature in _TEMPERATURES:
             logits = (similarity / temperature).masked_fill(itself, _FAR)
@@ -57,16 +60,27 @@ def _mean_where(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def _some_rows(y: Tensor) -> Tensor:
-    """Rows of whole labels, as many labels as there is room for, spread over all."""
+    """Several rows of each label, of as many labels as there is room for, spread over all."""
     if len(y) <= _ROWS:
         return torch.arange(len(y), device=y.device)
-    labels = torch.unique(y)
-    step = max(1, round(len(y) / _ROWS))
-    chosen = labels[::step]
-    rows = torch.isin(y, chosen).nonzero()[:, 0]
-    if len(rows) > 2 * _ROWS:  # few labels of many rows each
+    _, of, counts = torch.unique(y, return_inverse=True, return_counts=True)
+    step = max(1, round(int(counts.clamp_max(_PER_LABEL).sum()) / _ROWS))
+    chosen = torch.arange(len(counts), device=y.device) % step == 0
+    if counts[chosen].max() < 2:  # most labels have one row, which says nothing
+        chosen |= counts > 1
+    rows = (chosen[of] & (_rank_in_label(of, counts) < _PER_LABEL)).nonzero()[:, 0]
+    if len(rows) > 2 * _ROWS:  # labels chosen have more rows than others
         rows = rows[:: len(rows) // _ROWS]
     return rows
+
+
+def _rank_in_label(of: Tensor, counts: Tensor) -> Tensor:
+    """Return how many earlier rows have the label of each."""
+    order = of.argsort(stable=True)
+    start = counts.cumsum(0) - counts
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(of), device=of.device) - start[of[order]]
+    return rank
 
 
 class RetrievalValueFunction(BehaviourValueFunction):
