@@ -146,11 +146,13 @@ def _measured(out: Path) -> set[tuple]:
 
 def _wanted(options: argparse.Namespace) -> Iterator[tuple]:
     """Keys asked for: all of a seed together, whose base net is then trained once."""
+    setting = "design" if options.design else "confirm"
+    setting += "_augmented" if options.augmented else ""
     for seed in range(options.seeds):
         for budget in options.budgets:
             for metric in options.metrics:
                 for method in options.methods:
-                    yield "design" if options.design else "confirm", metric, seed, budget, method
+                    yield setting, metric, seed, budget, method
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -161,6 +163,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--budgets", default="80,150", help="metric observations per run")
     parser.add_argument(
         "--design", action="store_true", help="test on a known alphabet, not on the secret ones"
+    )
+    parser.add_argument(
+        "--augmented", action="store_true", help="a better net: turned and distorted drawings"
     )
     parser.add_argument("--jobs", type=int, default=1, help="methods measured at the same time")
     parser.add_argument("--out", type=Path, default=Path("results_retrieval.csv"), help="CSV")

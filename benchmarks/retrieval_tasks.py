@@ -54,7 +54,7 @@ def assign_alphabets(
         Alphabets to make choices on, and those of the test.
     seed : int
         Five seeds in a row use each known alphabet as often as any other in every role.
-    setting : {"confirm", "design"}
+    setting : {"confirm", "design"}, or one of these followed by "_augmented"
         "confirm": two known alphabets validate, the others train, the secret ones test. "design":
         one known alphabet tests in their place.
 
@@ -68,7 +68,7 @@ def assign_alphabets(
     n = len(known)
     stride = 1 + seed // n % (n - 1)  # other pairs once all neighbours have been one
     order = tuple(known[(seed + stride * i) % n] for i in range(n))
-    if setting == "design":
+    if setting.startswith("design"):
         return Alphabets(train=order[3:], val=order[1:3], test=order[:1])
     return Alphabets(train=order[2:], val=order[:2], test=tuple(secret))
 
@@ -85,7 +85,21 @@ def load_split(seed: int, setting: str) -> tuple[Split, Alphabets]:
     for role in (alphabets.train, alphabets.val, alphabets.test):
         rows = np.isin(alphabet, role)
         parts += [arrays["X"][rows, None].astype(np.float32) / 255, arrays["y"][rows]]
+    if is_augmented(setting):
+        parts[:2] = _turned(*parts[:2])
     return Split(*parts), alphabets
+
+
+def is_augmented(setting: str) -> bool:
+    """Whether the net is trained on more characters and distorted drawings, and so a better one."""
+    return setting.endswith("_augmented")
+
+
+def _turned(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Count a character that is turned by a quarter as another one."""
+    turns = range(4)
+    turned = np.concatenate([np.rot90(X, n, axes=(2, 3)) for n in turns])
+    return turned, np.concatenate([y + n * (y.max() + 1) for n in turns])
 
 
 @lru_cache(maxsize=1)
@@ -97,11 +111,28 @@ def _load_arrays() -> dict[str, np.ndarray]:
         return dict(file)
 
 
+class Distortion(nn.Module):
+    """Stretches, slants, turns and moves drawings at random, in training only."""
+
+    def __init__(self, size: float):
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return drawings (n, 1, 28, 28) distorted, or as they are."""
+        if not self.training:
+            return x
+        theta = torch.eye(2, 3) + self.size * (torch.rand(len(x), 2, 3) - 0.5)
+        grid = nn.functional.affine_grid(theta, x.shape, align_corners=False)
+        return nn.functional.grid_sample(x, grid, align_corners=False)
+
+
 class Trunk(nn.Module):
     """Three strided convolutions with batch norm and two linear layers, to 64 components."""
 
-    def __init__(self):
+    def __init__(self, distorted: bool = False):
         super().__init__()
+        self.distortion = Distortion(0.4) if distorted else nn.Identity()
         self.convolutions = nn.Sequential(
             *_convolution(1, 16), *_convolution(16, 32), *_convolution(32, 32), nn.Flatten()
         )
@@ -109,7 +140,8 @@ class Trunk(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return embeddings (n, 64) of images (n, 1, 28, 28)."""
-        return self.embedding(torch.relu(self.hidden(self.convolutions(x))))
+        features = self.convolutions(self.distortion(x))
+        return self.embedding(torch.relu(self.hidden(features)))
 
 
 def _convolution(n_in: int, n_out: int) -> tuple[nn.Module, ...]:
@@ -122,6 +154,7 @@ def train_base(seed: int, setting: str) -> EmbeddingRetriever:
     split, _ = load_split(seed, setting)
     net = NeuralNet(
         Trunk,
+        module__distorted=is_augmented(setting),
         criterion=NormalizedSoftmaxLoss,
         criterion__num_classes=len(np.unique(split.y_train)),
         criterion__embedding_size=N_COMPONENTS,
@@ -129,7 +162,7 @@ def train_base(seed: int, setting: str) -> EmbeddingRetriever:
         optimizer=torch.optim.Adam,
         lr=2e-3,
         batch_size=128,
-        max_epochs=12,
+        max_epochs=15 if is_augmented(setting) else 12,
         iterator_train__shuffle=True,
         train_split=None,
         verbose=0,
