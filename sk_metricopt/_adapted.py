@@ -81,6 +81,11 @@ class AdaptedNet:
         return self._n_params
 
     @property
+    def n_entries(self) -> int:
+        """How many of the tensors of encoded rows, the first ones, are outputs of hosts."""
+        return len(self._split.entries)
+
+    @property
     def device(self) -> torch.device:
         return self.bridge.device
 
@@ -166,8 +171,8 @@ class AdaptedNet:
                 weights[f"{name}.{key}" if name else key] = value
         # Entry hosts' outputs come first and are modulated into new tensors; what else the module
         # is given it may write into.
-        n_entries = len(self._split.entries)
-        given = (*tensors[:n_entries], *(t.clone() for t in tensors[n_entries:]))
+        n = self.n_entries
+        given = (*tensors[:n], *(t.clone() for t in tensors[n:]))
         output = functional_call(self._split.suffix, weights, given, tie_weights=False)
         return self.bridge.outputs(output)
 

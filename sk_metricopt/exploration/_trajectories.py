@@ -121,11 +121,12 @@ class Trajectories:
     def _jittered(self, encoded: Encoded, n_twins: int) -> Encoded:
         """Rows (J * T, n, ...) with noise on their features, the same for all trajectories."""
         size = self._jitter.repeat_interleave(n_twins).to(self._adapted.device)
+        # What the first hosts put out; the rest, such as a mask, is not theirs to change.
+        n_jittered = self._adapted.n_entries or len(encoded.tensors)
         tensors = []
-        for values, spread in zip(
-            encoded.tensors, self._objective.rows.training.spread, strict=True
-        ):
-            if values.is_floating_point():
+        spreads = self._objective.rows.training.spread
+        for i, (values, spread) in enumerate(zip(encoded.tensors, spreads, strict=True)):
+            if i < n_jittered and values.is_floating_point():
                 noise = torch.randn(values.shape[1:], generator=self._generator).to(values)
                 by = size.view(-1, *[1] * (values.dim() - 1)).to(values)
                 values = values + by * (noise * spread)
