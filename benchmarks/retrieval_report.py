@@ -20,6 +20,24 @@ import pandas as pd
 
 from benchmarks.report import TOLERANCE, to_markdown
 
+HEADER = """# Gains in retrieval
+
+Made by `python -m benchmarks.retrieval` and `python -m benchmarks.retrieval_report`; do not edit.
+Gains are test scores less those of the base net, on characters of alphabets that neither net nor
+metric has seen. "confirm_augmented" has a better base net, trained on turned and distorted drawings
+too.
+
+- none, loss, vloss, mixloss: as trained; the soft neighbour criterion on training rows, validation
+  rows, or both, its best observed checkpoint
+- mixloss_jitter: the same with the jitter of our trajectories, but without these, selection and
+  guard
+- cma: CMA-ES on the adapter parameters
+- ours, ours_z1.64, ours_noguard: `MetricOptFinetuner` with guard_z of 1, 1.64 and None
+
+Standard errors are over seeds: another base net and other alphabets to train and validate on. All
+seeds share the test characters. Harmed are runs that end below the base net. "over" is the mean
+paired difference to the rival, with its standard error; "claimed" the gain that the method itself
+saw on validation rows."""
 CONDITIONS = ["versions", "commit", "source", "hosts", "n_params"]
 
 
@@ -102,6 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rival", default="mixloss", help="the method to be held against")
     options = parser.parse_args(arguments)
     results = pd.read_csv(options.results)
+    print(HEADER)
     for setting, of_setting in results.groupby("setting"):
         print(f"\n## Omniglot, {setting}: {of_setting['seed'].nunique()} seeds\n")
         print(*conditions(of_setting), sep="\n", end="\n\n")
