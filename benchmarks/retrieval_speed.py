@@ -204,7 +204,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.scorer:
         print(json.dumps(measure_scorer(options.scorer, options.rows)))
         return
-    print(machine(), end="\n\n")
+    print("# What an observation of search costs", machine(), sep="\n\n", end="\n\n")
     rows = [row for metric in NAIVE for row in Observing(metric).rows(options.repeats)]
     print_table(["measured", "value"], rows)
     sizes = tuple(n for n in GROWTH if n <= options.up_to)

@@ -29,7 +29,8 @@ def check_one_metric(scoring) -> None:
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise ValueError(
             f"{expected} Got {scoring!r} instead.{hint} sklearn.metrics.get_scorer_names() lists "
-            "all names; make_scorer makes a scorer of any metric."
+            "all names; make_scorer makes a scorer of any metric, and make_retrieval_scorer of "
+            "sk_metricopt.metrics one of search."
         )
     several = isinstance(scoring, dict | list | tuple | set | _MultimetricScorer)
     if several or not (scoring is None or isinstance(scoring, str) or callable(scoring)):
