@@ -37,10 +37,15 @@ FINETUNERS = {
     "binary": make_finetuner(adaptive_binary_classifier(max_epochs=8, lr=0.3)),
     "retriever": make_finetuner(EmbeddingRetriever(adaptive_embedder(max_epochs=1)), None),
 }
+RETRIEVERS = {
+    metric: EmbeddingRetriever(adaptive_embedder(max_epochs=2), metric=metric, random_state=0)
+    for metric in ("cosine", "euclidean")
+}
+ESTIMATORS = FINETUNERS | RETRIEVERS
 CHECKS = {
     f"{kind}-{name_of(check)}": (estimator, check)
-    for kind, finetuner in FINETUNERS.items()
-    for estimator, check in estimator_checks_generator(finetuner)
+    for kind, checked in ESTIMATORS.items()
+    for estimator, check in estimator_checks_generator(checked)
 }
 
 
@@ -53,9 +58,9 @@ def test_check_of_scikit_learn(name, request):
     check(estimator)
 
 
-@pytest.mark.parametrize("kind", FINETUNERS)
+@pytest.mark.parametrize("kind", ESTIMATORS)
 def test_checks_of_scikit_learn_are_not_skipped(kind):
-    assert get_tags(FINETUNERS[kind])._skip_test is False
+    assert get_tags(ESTIMATORS[kind])._skip_test is False
     names = {check.func.__name__ for name, (_, check) in CHECKS.items() if name.startswith(kind)}
     assert len(names) > 40
     assert names >= EXPECTED_FAILED_CHECKS.keys()
