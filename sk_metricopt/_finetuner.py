@@ -10,28 +10,22 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, _fit_context
-from sklearn.metrics import check_scoring, get_scorer
 from sklearn.metrics._scorer import _BaseScorer
-from sklearn.utils import Bunch, ClassifierTags, _safe_indexing, get_tags
+from sklearn.utils import ClassifierTags, _safe_indexing, get_tags
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.metadata_routing import (
-    MetadataRouter,
-    MethodMapping,
-    _raise_for_params,
-    _routing_enabled,
-    process_routing,
-)
-from sklearn.utils.validation import _check_method_params, check_is_fitted
+from sklearn.utils.validation import _check_method_params
 
 from sk_metricopt import _skorch, _validation
 from sk_metricopt._adapted import AdaptedNet
 from sk_metricopt._delegation import DelegationMixin
 from sk_metricopt._finetuning import Finetuning, Settings
 from sk_metricopt._judge import FinetuningResult
+from sk_metricopt._metric_estimator import MetricEstimatorMixin
 from sk_metricopt._observation import ObservationEngine
 from sk_metricopt._observer import Observer
 from sk_metricopt._progress import progress_bar
 from sk_metricopt._random import draw_seed, seeded
+from sk_metricopt._results import set_results
 from sk_metricopt._roles import (
     Data,
     Subject,
@@ -55,7 +49,7 @@ from sk_metricopt.value_functions import (
 )
 
 
-class MetricOptFinetuner(DelegationMixin, MetaEstimatorMixin, BaseEstimator):
+class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMixin, BaseEstimator):
     """Finetune a torch classifier or retriever towards any metric a scorer can compute.
 
     The metric is a black box: only its values on validation rows are observed. A pre-trained net
@@ -325,17 +319,9 @@ class MetricOptFinetuner(DelegationMixin, MetaEstimatorMixin, BaseEstimator):
         return split(y, self.validation_fraction, seed)
 
     def _get_scorer(self):
-        if self.scoring is None:  # the estimator's own score
-            searches = is_retriever(self.estimator)
-            return make_retrieval_scorer("recall_at_k", k=1) if searches else get_scorer("accuracy")
-        return check_scoring(self, scoring=self.scoring)
-
-    def _route(self, method: str, params: dict) -> Bunch:
-        if _routing_enabled():
-            routed = process_routing(self, method, **params)
-            return Bunch(estimator=routed.get("estimator", Bunch(fit={})), scorer=routed["scorer"])
-        _raise_for_params(params, self, method)
-        return Bunch(estimator=Bunch(fit={}), scorer=Bunch(score={}))
+        if self.scoring is None and is_retriever(self.estimator):
+            return make_retrieval_scorer("recall_at_k", k=1)
+        return super()._get_scorer()
 
     def _finetune(self, subject: Subject, data: Data, seed: int) -> None:
         adapter = FiLMAdapter() if self.adapter == "film" else self.adapter
@@ -349,10 +335,13 @@ class MetricOptFinetuner(DelegationMixin, MetaEstimatorMixin, BaseEstimator):
         rng = np.random.RandomState(seed)
         task = subject.task(adapted, self.use_validation_labels, rng, model_of)
         with progress_bar(self.verbose, self.max_observations) as tick:
-            engine = ObservationEngine(task.scoring, self.max_observations, tick)
+            engine = ObservationEngine(
+                task.scoring, self.max_observations, tick, type(self).__name__
+            )
             observer = Observer(task, engine, self._value_function())
             result = Finetuning(observer, self._settings(), seed).run()
-        folded = adapted.fold(result.adapter_params) if result.improved else None
+        improved = result.verdict.improved
+        folded = adapted.fold(result.adapter_params) if improved else None
         self.estimator_, self.scorer_ = subject.deployed(folded), data.scorer
         self._set_results(result, observer)
 
@@ -391,79 +380,9 @@ class MetricOptFinetuner(DelegationMixin, MetaEstimatorMixin, BaseEstimator):
     def _set_results(self, result: FinetuningResult, observer: Observer) -> None:
         self.adapter_params_ = result.adapter_params.cpu().numpy()
         self.value_function_ = observer.value_function
-        self.initial_score_ = result.initial_score
-        self.best_score_ = result.best_score
-        self.score_gain_ = result.gain
-        self.score_gain_se_ = result.gain_se
-        self.improved_ = result.improved
-        self.verdict_ = result.verdict
-        self.n_observations_ = len(observer.engine.observations)
-        self.n_scorer_calls_ = observer.engine.scoring.n_calls
-        self.observations_ = observer.engine.record()
+        set_results(self, result.verdict, observer.engine)
         net = getattr(self.estimator_, "estimator_", self.estimator_)  # inside a retriever
         self.history_ = net.history
-
-    def score(self, X, y, **params):
-        """Return the score of the metric the estimator was finetuned towards.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
-        y : array-like of shape (n_samples,)
-        **params : dict
-            Metadata, routed to the scorer.
-
-        Returns
-        -------
-        float
-            Greater is better.
-        """
-        check_is_fitted(self)
-        routed = self._route("score", params)
-        X, y = _validation.as_array(X), _validation.as_array(y)
-        return self.scorer_(self, X, y, **routed.scorer.score)
-
-    def export_onnx(self, path, X=None, **options):
-        """Write the finetuned net as one ONNX file that decides, or embeds, the same.
-
-        Parameters
-        ----------
-        path : str or path-like
-            File to write.
-        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
-            Rows on which the file's labels and probabilities, or embeddings, are compared with
-            this estimator's before it is written.
-        **options : dict
-            Passed to `sk_metricopt.export.to_onnx`.
-
-        Returns
-        -------
-        onnx.ModelProto
-        """
-        from sk_metricopt.export import to_onnx
-
-        check_is_fitted(self)
-        return to_onnx(self, X, path, **options)
-
-    def get_metadata_routing(self):
-        """Return which metadata goes to the net and which to the scorer.
-
-        Returns
-        -------
-        sklearn.utils.metadata_routing.MetadataRouter
-        """
-        router = MetadataRouter(owner=self).add_self_request(self)
-        if hasattr(self.estimator, "get_metadata_routing"):
-            router.add(
-                estimator=self.estimator,
-                method_mapping=MethodMapping().add(caller="fit", callee="fit"),
-            )
-        return router.add(
-            scorer=self._get_scorer(),
-            method_mapping=MethodMapping()
-            .add(caller="fit", callee="score")
-            .add(caller="score", callee="score"),
-        )
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sk_metricopt._guard import Verdict, guarded, unchanged
 from sk_metricopt._observer import Observer, Point
 from sk_metricopt._selection import Referee
 from sk_metricopt._shift import coordinate_shifts, threshold_shifts
@@ -25,24 +26,13 @@ class FinetuningResult:
     Attributes
     ----------
     adapter_params : Tensor of shape (n_params,)
-        Zero unless `improved`.
-    improved : bool
-        The guard let the finetuned model pass.
-    initial_score, best_score : float
-        On the validation rows; the latter on rows that had no say in it.
-    gain, gain_se : float
-        What the guard saw, with its paired standard error.
-    verdict : str
-        What the guard decided, in words.
+        Zero unless the guard let the finetuned model pass.
+    verdict : Verdict
+        The best score is that of rows that had no say in it.
     """
 
     adapter_params: Tensor
-    improved: bool
-    initial_score: float
-    best_score: float
-    gain: float
-    gain_se: float
-    verdict: str
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -121,13 +111,13 @@ class Judge:
         """Average the winners on resamples."""
         phi_of = {p.index: p.phi for p in self._observer.points}
 
-        def average(without: int | None) -> Tensor:
-            winners = self._referee.winners(list(phi_of), without)
+        def average(winners: np.ndarray) -> Tensor:
             return torch.stack([phi_of[i] for i in winners]).mean(0)
 
-        parts = [(fold, average(without=k)) for k, fold in enumerate(self._referee.folds)]
+        winners, of_folds = self._referee.cross_fitted(list(phi_of))
+        parts = [(fold, average(winners_there)) for fold, winners_there in of_folds]
         reference = 0 if self._task.joins_whole else self._divided_like(parts)
-        return self._judged(average(without=None), self._task.joined(parts), reference)
+        return self._judged(average(winners), self._task.joined(parts), reference)
 
     def _divided_like(self, parts: list) -> int:
         """Observe the model as it came, scored in the same parts: smaller searches are easier."""
@@ -188,14 +178,14 @@ class Judge:
             return soup
         shifts = self._observe_shifts(soup.phi, n)
 
-        def average(without: int | None) -> Tensor:
-            winners = self._referee.winners(list(shifts), without)
+        def average(winners: np.ndarray) -> Tensor:
             return torch.stack([shifts[i] for i in winners]).mean(0)
 
+        winners, of_folds = self._referee.cross_fitted(list(shifts))
         scores = soup.answers.clone()
-        for k, fold in enumerate(self._referee.folds):
-            scores[torch.as_tensor(fold, device=scores.device)] += average(without=k)
-        increment = self._task.adapted.shift_params(average(without=None))
+        for fold, winners_there in of_folds:
+            scores[torch.as_tensor(fold, device=scores.device)] += average(winners_there)
+        increment = self._task.adapted.shift_params(average(winners))
         shifted = self._judged(soup.phi + increment, scores)
         better = [self._is_better(shifted, soup, k) for k in range(len(self._referee.folds))]
         chosen = shifted if self._is_better(shifted, soup, None) else soup
@@ -245,21 +235,15 @@ class Judge:
         """Keep the model as it came unless the gain stands out from its standard error."""
         if choice.phi.abs().max() == 0:
             return self._unchanged("no candidate scored better than the model as it came")
-        gain, se = choice.gain, choice.se
-        z = self._guard_z
-        if z is not None:
-            doubt = self._task.why_not_judged()
-            if doubt is not None:
-                return self._unchanged(doubt, gain, se)
-            if not gain > max(0.0, z * se):
-                reason = f"the gain {gain:+.4f} does not exceed {z} standard errors of {se:.4f}"
-                return self._unchanged(reason, gain, se)
-        initial = float(self._engine.scores[0])
-        verdict = f"finetuned: gain {gain:+.4f}, standard error {se:.4f}"
-        return FinetuningResult(choice.phi[-1], True, initial, initial + gain, gain, se, verdict)
+        z, initial = self._guard_z, float(self._engine.scores[0])
+        doubt = None if z is None else self._task.why_not_judged()
+        if doubt is not None:
+            verdict = unchanged(initial, doubt, choice.gain, choice.se)
+        else:
+            verdict = guarded(initial, choice.gain, choice.se, z, "finetuned")
+        phi = choice.phi[-1]
+        return FinetuningResult(phi if verdict.improved else torch.zeros_like(phi), verdict)
 
-    def _unchanged(self, reason: str, gain: float = 0.0, se: float = 0.0) -> FinetuningResult:
-        initial = float(self._engine.scores[0])
+    def _unchanged(self, reason: str) -> FinetuningResult:
         zero = torch.zeros_like(self._observer.points[0].phi[-1])
-        verdict = f"unchanged: {reason}"
-        return FinetuningResult(zero, False, initial, initial, gain, se, verdict)
+        return FinetuningResult(zero, unchanged(float(self._engine.scores[0]), reason))

@@ -58,16 +58,19 @@ class ObservationEngine:
         Observations allowed.
     tick : callable
         Called with phase, score and best score after every observation.
+    caller : str
+        Whose parameter the scorer is.
 
     Attributes
     ----------
     observations : list of Observation
     """
 
-    def __init__(self, scoring: Scoring, budget: int, tick: Tick):
+    def __init__(self, scoring: Scoring, budget: int, tick: Tick, caller: str):
         self.scoring = scoring
         self.budget = budget
         self._tick = tick
+        self._caller = caller
         self.observations: list[Observation] = []
         self._responses: dict[int, Response] = {}
         self._kept = {0}  # the model as it came is what all others are measured against
@@ -149,7 +152,7 @@ class ObservationEngine:
     def _explained(self, error: Exception) -> Exception:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         return kind(
-            "The 'scoring' parameter of MetricOptFinetuner must be a scorer that gives one finite "
+            f"The 'scoring' parameter of {self._caller} must be a scorer that gives one finite "
             f"number for the model as it came. It failed ({type(error).__name__}: {error}). Try "
             "scorer(estimator, X_val, y_val) by hand on any fitted estimator of this kind."
         )

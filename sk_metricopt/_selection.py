@@ -90,6 +90,25 @@ class Referee:
         table = np.stack([self.resampled(i, without) for i in contenders])
         return np.array(contenders)[np.where(np.isfinite(table), table, -np.inf).argmax(0)]
 
+    def cross_fitted(
+        self, candidates: list[int]
+    ) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+        """Return winners on resamples of all rows, and for each selection fold those without it.
+
+        Parameters
+        ----------
+        candidates : list of int
+            As for `winners`.
+
+        Returns
+        -------
+        winners : ndarray of int
+        of_folds : list of tuple of ndarray
+            Rows of a fold, and winners that these rows had no say in.
+        """
+        of_folds = [(fold, self.winners(candidates, k)) for k, fold in enumerate(self.folds)]
+        return self.winners(candidates), of_folds
+
     def _noise(self, leader: int, reference: int, without: int | None) -> float:
         gains = self.resampled(leader, without) - self.resampled(reference, without)
         return spread(gains) if np.isfinite(gains).any() else 0.0

@@ -20,9 +20,9 @@ _CALLER = "MetricOptFinetuner"
 _LABELS_EACH_SIDE = 8  # of a split by label, or rows of every label are split where they can be
 
 
-def check_one_metric(scoring) -> None:
+def check_one_metric(scoring, caller: str = _CALLER) -> None:
     """Raise TypeError or ValueError unless `scoring` is one metric."""
-    expected = f"The 'scoring' parameter of {_CALLER} must be one metric: the name of a scorer, "
+    expected = f"The 'scoring' parameter of {caller} must be one metric: the name of a scorer, "
     expected += "an object made by make_scorer, a callable scorer(estimator, X, y) or None."
     if isinstance(scoring, str) and scoring not in get_scorer_names():
         near = difflib.get_close_matches(scoring, get_scorer_names())
@@ -136,12 +136,12 @@ def known_classes(labels: np.ndarray, known) -> np.ndarray:
     )
 
 
-def check_validation_params(params: dict, n_rows: int) -> None:
+def check_validation_params(params: dict, n_rows: int, caller: str = _CALLER) -> None:
     """Raise ValueError unless metadata for the scorer goes with the rows of X_val."""
     for name, value in params.items():
         if hasattr(value, "__len__") and not isinstance(value, str) and len(value) != n_rows:
             raise ValueError(
-                f"The {name!r} parameter of {_CALLER}.fit must have one entry per row of X_val, "
+                f"The {name!r} parameter of {caller}.fit must have one entry per row of X_val, "
                 f"{n_rows}, since the scorer asks for it. Got {len(value)}. Pass it for X_val, or "
                 "leave X_val out to have both split alike."
             )
@@ -154,29 +154,32 @@ def check_labels(y: np.ndarray) -> None:
         check_classification_targets(y)
 
 
-def check_encodable(y: np.ndarray) -> None:
+def check_encodable(y: np.ndarray, caller: str = _CALLER) -> None:
     """Raise ValueError unless `y` holds the labels of a classification of two classes or more."""
     check_labels(y)
     classes = np.unique(y)
     if len(classes) < 2:
         raise ValueError(
-            f"The 'y' parameter of {_CALLER}.fit must hold at least 2 classes. "
+            f"The 'y' parameter of {caller}.fit must hold at least 2 classes. "
             f"Got one class: {classes[:1].tolist()!r}. Pass rows of every class."
         )
 
 
 def encoded(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return the index of each label in `classes`."""
-    return np.searchsorted(classes, y)
+    """Return the index of each label in `classes`, in whatever order these are."""
+    order = np.argsort(classes)
+    return order[np.searchsorted(classes, y, sorter=order)]
 
 
-def check_classes(y_val: np.ndarray, y: np.ndarray, classes: np.ndarray) -> None:
+def check_classes(
+    y_val: np.ndarray, y: np.ndarray, classes: np.ndarray, caller: str = _CALLER
+) -> None:
     """Raise ValueError unless every label is known and every class is among `y_val`."""
     for name, labels in (("y", y), ("y_val", y_val)):
         unknown = np.setdiff1d(labels, classes)
         if len(unknown):
             raise ValueError(
-                f"The {name!r} parameter of {_CALLER}.fit must hold labels the estimator knows, "
+                f"The {name!r} parameter of {caller}.fit must hold labels the estimator knows, "
                 f"{classes.tolist()!r}. Got {unknown[:5].tolist()!r} besides. Drop these rows, or "
                 "train the estimator on rows of these classes too."
             )
@@ -185,31 +188,31 @@ def check_classes(y_val: np.ndarray, y: np.ndarray, classes: np.ndarray) -> None
         from_y = np.isin(absent, y).all()  # so a split would have had them
         step = " or leave X_val and y_val out to have a stratified set split off" if from_y else ""
         raise ValueError(
-            f"The {'y_val' if from_y else 'y'!r} parameter of {_CALLER}.fit must hold every class "
+            f"The {'y_val' if from_y else 'y'!r} parameter of {caller}.fit must hold every class "
             f"the estimator knows. Got no row of {absent[:5].tolist()!r}. Add rows of these "
             f"classes{step}."
         )
 
 
-def check_val_pair(X_val, y_val) -> None:
+def check_val_pair(X_val, y_val, caller: str = _CALLER) -> None:
     """Raise ValueError unless both or neither of the validation inputs are given."""
     if (X_val is None) != (y_val is None):
         given, missing = ("X_val", "y_val") if y_val is None else ("y_val", "X_val")
         raise ValueError(
-            f"The {missing!r} parameter of {_CALLER}.fit must be given together with {given!r}. "
+            f"The {missing!r} parameter of {caller}.fit must be given together with {given!r}. "
             f"Got {given!r} alone. Pass both, or neither to have a validation set split off."
         )
 
 
 def stratified_split(
-    y: np.ndarray, fraction: float, seed: int, n_each: int = 1
+    y: np.ndarray, fraction: float, seed: int, n_each: int = 1, caller: str = _CALLER
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return training and validation rows, every class in both, of few rows `n_each` or so."""
     classes, counts = np.unique(y, return_counts=True)
     if counts.min() < 2:
         lone = classes[counts < 2]
         raise ValueError(
-            f"The 'y' parameter of {_CALLER}.fit must hold at least 2 rows of every class, one to "
+            f"The 'y' parameter of {caller}.fit must hold at least 2 rows of every class, one to "
             f"train on and one to observe the metric on. Got one row of {lone[:5].tolist()!r}. "
             "Add rows of these classes or drop them."
         )

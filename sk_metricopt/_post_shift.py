@@ -1,0 +1,496 @@
+"""PostShiftClassifier: weights on the classes of any probabilistic classifier."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    MetaEstimatorMixin,
+    _fit_context,
+    clone,
+    is_classifier,
+)
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import check_cv
+from sklearn.utils import Bunch, _safe_indexing, get_tags, indexable
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.metadata_routing import MethodMapping
+from sklearn.utils.validation import (
+    _check_method_params,
+    _num_samples,
+    check_is_fitted,
+    column_or_1d,
+)
+
+from sk_metricopt import _validation
+from sk_metricopt._basis import Basis
+from sk_metricopt._candidate import ClassifierScoring
+from sk_metricopt._frank_wolfe import FrankWolfe, Settings, ValidationAnswers
+from sk_metricopt._metric_estimator import MetricEstimatorMixin
+from sk_metricopt._observation import ObservationEngine
+from sk_metricopt._progress import progress_bar
+from sk_metricopt._random import draw_seed, seeded
+from sk_metricopt._results import set_results
+from sk_metricopt._scoring import ValidationRows
+from sk_metricopt._weighting import Mixture, Weighting, Weights, calibration, weighted_proba
+
+_CALLER = "PostShiftClassifier"
+
+
+@dataclass(frozen=True)
+class _Validation:
+    """The validation rows, and what an estimator that did not train on them says there."""
+
+    rows: ValidationRows
+    proba: np.ndarray
+    decided: np.ndarray
+
+
+class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
+    """Weight the class probabilities of any classifier towards any metric a scorer can compute.
+
+    The metric is a black box: only its values on validation rows are observed. Weights on the
+    classes are searched for by Frank and Wolfe's method: probing classifiers near the present one
+    tell how the metric moves with the confusion matrix, and the weights which that gradient asks
+    for are where the search goes next [1]_. No gradient of the model is needed, and few
+    observations. As in `MetricOptFinetuner`, winners on resamples are averaged, judged on rows
+    that had no say in it, and kept only if their gain stands out from its standard error.
+
+    Parameters
+    ----------
+    estimator : classifier with predict_proba
+        An unfitted one is cloned and trained. A fitted one inside a ``FrozenEstimator`` is used as
+        it is.
+    scoring : str, callable or None, default=None
+        One metric: a scorer's name, an object made by ``make_scorer`` or a callable
+        ``scorer(estimator, X, y)``. Greater is better. None is accuracy.
+    weighting : {"diagonal", "full"}, default="diagonal"
+        What of the confusion matrix the metric is taken to hang on. "diagonal": the hits of each
+        class; a class has one weight. "full": every cell; there is a weight for every pair of true
+        and decided class, as costs of errors ask for. That takes more observations.
+    basis : "class", array-like or callable, default="class"
+        What weights may differ between besides classes: columns of `X`, by position or name, whose
+        values name groups, or a callable ``basis(X)`` that returns memberships of at least 0, of
+        shape (n_samples, n_basis).
+    n_iter : int, default=10
+        Gradients elicited at most.
+    epsilon : float, default=0.2
+        How far probing classifiers go: the share of a class's rows by which they decide for it more
+        or less often.
+    randomized : bool, default=False
+        If True, rows are decided by chance among the weights found on the way, as published: that
+        can reach what no weights can where many rows have the same probabilities. If False, by
+        the best weights found.
+    max_observations : int, default=50
+        Metric observations allowed, the one of the model as it came included.
+    validation_fraction : float, default=0.2
+        Share of the rows that is split off to observe the metric on, where neither `cv` nor
+        validation rows are given and there is an estimator to train.
+    cv : int, cross-validation generator, iterable or None, default=None
+        If given, the metric is observed on all rows of `fit`, predicted out of fold, and the
+        estimator trains on all of them.
+    guard_z : float or None, default=1.0
+        The decisions change only if the gain exceeds this many standard errors. 0 accepts any
+        gain, None switches the guard off.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the split, probes, resampling and what the estimator draws from global streams, which
+        are left as they were.
+    verbose : int, default=0
+        1 shows a progress bar.
+
+    Attributes
+    ----------
+    estimator_ : classifier
+        The fitted classifier.
+    weights_ : ndarray
+        Weights on its probabilities, the largest 1. For ``basis="class"`` of shape (n_classes,),
+        with ``weighting="full"`` (n_classes, n_classes), by true and decided class; otherwise
+        with n_basis in front. With ``randomized=True`` there is a first axis for the weights that
+        are drawn from.
+    shares_ : ndarray of shape (n_weights,)
+        How often each is drawn; only with ``randomized=True``.
+    scorer_ : callable
+        The metric.
+    classes_ : ndarray of shape (n_classes,)
+        Labels.
+    n_features_in_ : int
+        Number of features, where the fitted estimator tells.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, where the fitted estimator tells.
+    initial_score_ : float
+        Score of the estimator as it is, on the validation rows.
+    best_score_ : float
+        Score of what `fit` ends with: an out-of-fold estimate, not the best value observed.
+    score_gain_, score_gain_se_ : float
+        Gain that the guard judged, and its paired standard error on resamples.
+    improved_ : bool
+        Whether the guard let the weights pass. If not, decisions are those of the estimator.
+    verdict_ : str
+        The guard's decision in words.
+    n_observations_ : int
+        Metric observations made.
+    n_scorer_calls_ : int
+        Calls of the scorer, those on resamples of observations included.
+    observations_ : dict of ndarray
+        Columns ``step``, ``trajectory``, ``phase``, ``score`` and ``predicted_score``, a row per
+        observation. Here a step is an iteration, and there are no trajectories.
+
+    See Also
+    --------
+    MetricOptFinetuner : Finetunes a net itself, with more observations and more to gain.
+    sklearn.model_selection.TunedThresholdClassifierCV : Tunes one threshold of a binary classifier.
+
+    Notes
+    -----
+    Three things differ from the published algorithm. Confusion matrices are taken on the same
+    rows as the metric, for probabilities that are calibrated there by one weight per class, and not
+    on the training rows, where the probabilities of flexible estimators are close to 0 and 1.
+    Probes move the border of a class instead of deciding rows by chance, so that decisions a scorer
+    sees are real ones. And the linear system is solved by ridge regression on all observations
+    made, since that of the probes alone is square and magnifies noise.
+
+    References
+    ----------
+    .. [1] Hiranandani, Mathur, Narasimhan, Fard and Koyejo, "Optimizing Black-box Metrics with
+       Iterative Example Weighting", ICML 2021. arXiv:2102.09492
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sk_metricopt import PostShiftClassifier
+    >>> X, y = make_classification(
+    ...     n_samples=2000, n_informative=6, n_classes=3, weights=[0.8, 0.15], random_state=0
+    ... )
+    >>> model = PostShiftClassifier(
+    ...     LogisticRegression(), scoring="balanced_accuracy", random_state=0
+    ... ).fit(X, y)
+    >>> model.improved_, model.n_observations_ <= 50
+    (True, True)
+    >>> bool(model.weights_[0] < model.weights_[1] < model.weights_[2])  # the rarer, the heavier
+    True
+    """
+
+    _parameter_constraints: dict = {
+        "estimator": [HasMethods(["fit", "predict"])],
+        "scoring": "no_validation",  # check_one_metric says more than a list of all names
+        "weighting": [StrOptions({"diagonal", "full"})],
+        "basis": [StrOptions({"class"}), "array-like", callable],
+        "n_iter": [Interval(Integral, 1, None, closed="left")],
+        "epsilon": [Interval(Real, 0, 1, closed="right")],
+        "randomized": ["boolean"],
+        "max_observations": [Interval(Integral, 1, None, closed="left")],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "cv": ["cv_object"],
+        "guard_z": [Interval(Real, 0, None, closed="left"), None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        estimator,
+        *,
+        scoring=None,
+        weighting="diagonal",
+        basis="class",
+        n_iter=10,
+        epsilon=0.2,
+        randomized=False,
+        max_observations=50,
+        validation_fraction=0.2,
+        cv=None,
+        guard_z=1.0,
+        random_state=None,
+        verbose=0,
+    ):
+        self.estimator = estimator
+        self.scoring = scoring
+        self.weighting = weighting
+        self.basis = basis
+        self.n_iter = n_iter
+        self.epsilon = epsilon
+        self.randomized = randomized
+        self.max_observations = max_observations
+        self.validation_fraction = validation_fraction
+        self.cv = cv
+        self.guard_z = guard_z
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y, *, X_val=None, y_val=None, **params):
+        """Train the estimator where needed, then search for weights on its probabilities.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or whatever the estimator takes
+        y : array-like of shape (n_samples,)
+            Labels of any type.
+        X_val, y_val : array-like, default=None
+            Validation rows, on which the metric is observed. If None, these are all rows where the
+            estimator is frozen, all rows out of fold where `cv` is given, and else a stratified
+            share of `validation_fraction` that the estimator does not train on.
+        **params : dict
+            Metadata, routed to the estimator's `fit`, to the scorer and to `cv` (with
+            ``sklearn.set_config(enable_metadata_routing=True)``). A `sample_weight` that the scorer
+            takes weights the confusion matrices as well.
+
+        Returns
+        -------
+        self : PostShiftClassifier
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the input cannot work; the message names the parameter and the next step.
+        """
+        _validation.check_one_metric(self.scoring, _CALLER)
+        _validation.check_val_pair(X_val, y_val, _CALLER)
+        _check_probabilistic(self.estimator)
+        self.__dict__.pop("estimator_", None)  # a fit that fails leaves no fitted estimator
+        routed = self._route("fit", params)
+        X, y = _checked_rows(X, y)
+        seed = draw_seed(self.random_state)
+        with seeded(seed):
+            if X_val is not None:
+                X_val, y_val = _checked_rows(X_val, y_val)
+            estimator, validation = self._fitted(X, y, X_val, y_val, routed, seed)
+            self._search(estimator, validation, seed)
+        return self
+
+    # data ---------------------------------------------------------------------------------------
+
+    def _fitted(self, X, y, X_val, y_val, routed: Bunch, seed: int):
+        """Return the fitted estimator and what it says on rows it was not trained on."""
+        fit_params, given = routed.estimator.fit, routed.scorer.score
+        everything = np.arange(len(y))
+        if X_val is not None:
+            training, held, rows = everything, None, ValidationRows(X_val, y_val, given)
+            _validation.check_validation_params(given, len(y_val), _CALLER)
+        elif self.cv is not None or isinstance(self.estimator, FrozenEstimator):
+            training, held = everything, everything
+        else:
+            training, held = _validation.stratified_split(
+                y, self.validation_fraction, seed, caller=_CALLER
+            )
+        if held is not None:
+            of_rows = _check_method_params(X, given, indices=held)
+            rows = ValidationRows(_safe_indexing(X, held), y[held], of_rows)
+        estimator = _trained(self.estimator, X, y, fit_params, training)
+        classes = estimator.classes_
+        _validation.check_classes(rows.y, y, classes, _CALLER)
+        if X_val is None and self.cv is not None:
+            return estimator, self._out_of_fold(X, y, rows, classes, routed)
+        return estimator, _Validation(rows, *_answers(estimator, rows.X, classes))
+
+    def _out_of_fold(self, X, y, rows: ValidationRows, classes, routed: Bunch) -> _Validation:
+        """Return what estimators say on the rows that each of them did not train on."""
+        proba = np.full((len(y), len(classes)), np.nan)
+        decided = np.zeros(len(y), dtype=np.intp)
+        for training, held in check_cv(self.cv, y, classifier=True).split(
+            X, y, **routed.splitter.split
+        ):
+            estimator = _trained(self.estimator, X, y, routed.estimator.fit, training)
+            proba[held], decided[held] = _answers(estimator, _safe_indexing(X, held), classes)
+        seen = np.flatnonzero(~np.isnan(proba[:, 0]))
+        if len(seen) == len(y):
+            return _Validation(rows, proba, decided)
+        of_rows = _check_method_params(X, rows.params, indices=seen)
+        rows = ValidationRows(_safe_indexing(X, seen), y[seen], of_rows)
+        return _Validation(rows, proba[seen], decided[seen])
+
+    # search -------------------------------------------------------------------------------------
+
+    def _search(self, estimator, validation: _Validation, seed: int) -> None:
+        """Search for weights and set the fitted attributes."""
+        rng, rows = np.random.RandomState(seed), validation.rows
+        classes, scorer = estimator.classes_, self._get_scorer()
+        y, basis = _validation.encoded(rows.y, classes), Basis(self.basis)
+        membership = basis.fit(rows.X)
+        weight = np.asarray(rows.params.get("sample_weight", np.ones(len(y))), dtype=np.float64)
+        each_of_one = bool((np.count_nonzero(membership, axis=1) == 1).all())
+        among = membership if each_of_one else np.ones((len(y), 1))
+        calibrated = calibration(validation.proba, y, among, weight / weight.mean())
+
+        def model_of(weights: Weights | None) -> PostShiftClassifier:
+            model = copy.copy(self)
+            model._basis, model._seed = basis, seed
+            model._weights = None if weights is None else weights.after(calibrated)
+            model.estimator_, model.classes_, model.scorer_ = estimator, classes, scorer
+            return model
+
+        answers = ValidationAnswers(
+            proba=weighted_proba(validation.proba, among, np.exp(calibrated)),
+            initial_proba=validation.proba,
+            decided=validation.decided,
+            y=y,
+            membership=membership,
+            sample_weight=weight / weight.mean(),
+            draws=rng.random_sample(len(y)),
+        )
+        scoring = ClassifierScoring(scorer, rows, model_of(None))
+        with progress_bar(self.verbose, self.max_observations) as tick:
+            engine = ObservationEngine(scoring, self.max_observations, tick, _CALLER)
+            search = FrankWolfe(
+                answers, calibrated, scoring, engine, model_of, self._settings(), rng
+            )
+            weights, verdict = search.run()
+        self.__dict__.update(model_of(weights).__dict__)
+        for name in ("n_features_in_", "feature_names_in_"):
+            self.__dict__.pop(name, None)
+            if hasattr(estimator, name):
+                setattr(self, name, getattr(estimator, name))
+        set_results(self, verdict, engine)
+        self._set_weights(membership.shape[1])
+
+    def _settings(self) -> Settings:
+        return Settings(
+            n_iter=self.n_iter,
+            epsilon=self.epsilon,
+            with_offsets=self.weighting == "full",
+            randomized=self.randomized,
+            guard_z=self.guard_z,
+        )
+
+    def _set_weights(self, n_basis: int) -> None:
+        """Set `weights_`, and `shares_` of a randomised classifier."""
+        equal = Weighting(np.zeros((n_basis, len(self.classes_))))
+        mixture = self._weights if isinstance(self._weights, Mixture) else None
+        members = mixture.members if mixture else (self._weights or equal,)
+        weights = [_public(w, self.weighting == "full", self._basis.is_class) for w in members]
+        self.__dict__.pop("shares_", None)
+        self.weights_ = np.stack(weights) if self.randomized else weights[0]
+        if self.randomized:
+            self.shares_ = np.array(mixture.shares if mixture else (1.0,))
+
+    # predict ------------------------------------------------------------------------------------
+
+    def predict(self, X):
+        """Predict labels: of the class with the largest weighted probability.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or whatever the estimator takes
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        check_is_fitted(self)
+        if self._weights is None:
+            return self.estimator_.predict(X)
+        return self.classes_[self._decide(X)[1]]
+
+    def predict_proba(self, X):
+        """Predict weighted class probabilities.
+
+        They sum to 1 and the largest decides. They are no longer frequencies: for these ask
+        `estimator_`. With ``randomized=True`` they are the chances of each decision.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or whatever the estimator takes
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Columns in the order of `classes_`.
+        """
+        check_is_fitted(self)
+        if self._weights is None:
+            return self.estimator_.predict_proba(X)
+        return self._decide(X)[0]
+
+    def _decide(self, X) -> tuple[np.ndarray, np.ndarray]:
+        X = _validation.as_array(X)
+        proba = np.asarray(self.estimator_.predict_proba(X), dtype=np.float64)
+        draws = np.random.RandomState(self._seed).random_sample(len(proba))
+        return self._weights.decide(proba, self._basis.membership(X), draws)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "estimator_")
+
+    # routing and tags ---------------------------------------------------------------------------
+
+    def get_metadata_routing(self):
+        """Return which metadata goes to the estimator, the scorer and `cv`.
+
+        Returns
+        -------
+        sklearn.utils.metadata_routing.MetadataRouter
+        """
+        router = super().get_metadata_routing()
+        if self.cv is None:
+            return router
+        return router.add(
+            splitter=check_cv(self.cv, classifier=True),
+            method_mapping=MethodMapping().add(caller="fit", callee="split"),
+        )
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        wrapped = get_tags(self.estimator)
+        tags.input_tags = copy.copy(wrapped.input_tags)
+        if wrapped.classifier_tags is not None:
+            tags.classifier_tags.multi_class = wrapped.classifier_tags.multi_class
+        tags.non_deterministic = wrapped.non_deterministic
+        return tags
+
+
+def _public(weighting: Weighting, full: bool, is_class: bool) -> np.ndarray:
+    """Return weights, the largest 1, without the axes that they do not vary along."""
+    weights = weighting.weights
+    if full and weights.ndim == 2:
+        weights = weights[:, None, :] * np.eye(weights.shape[1])
+    weights = weights / weights.max()
+    return weights[0] if is_class else weights
+
+
+def _check_probabilistic(estimator) -> None:
+    """Raise TypeError unless `estimator` is a classifier that gives probabilities."""
+    if is_classifier(estimator) and hasattr(estimator, "predict_proba"):
+        return
+    raise TypeError(
+        f"The 'estimator' parameter of {_CALLER} must be a classifier with predict_proba. "
+        f"Got {estimator!r:.200} instead. Wrap a classifier that gives scores only in "
+        "sklearn.calibration.CalibratedClassifierCV."
+    )
+
+
+def _checked_rows(X, y) -> tuple:
+    """Return rows that can be indexed, and labels."""
+    X, y = indexable(_validation.as_array(X), _validation.as_array(y))
+    y = column_or_1d(y, warn=True)
+    _validation.check_encodable(y, _CALLER)
+    return X, y
+
+
+def _trained(estimator, X, y, params: dict, rows: np.ndarray):
+    """Return a clone of `estimator` fitted on some rows; a frozen one as it is."""
+    if len(rows) < _num_samples(X):
+        X, y = _safe_indexing(X, rows), y[rows]
+    of_rows = _check_method_params(X, params, indices=rows)
+    return clone(estimator).fit(X, y, **of_rows)
+
+
+def _answers(estimator, X, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities (n_samples, n_classes) and decisions (n_samples,), encoded."""
+    proba = np.asarray(estimator.predict_proba(X), dtype=np.float64)
+    known = _validation.encoded(estimator.classes_, classes)
+    wanted = (_num_samples(X), len(known))
+    sums = proba.sum(axis=1) if proba.ndim == 2 else np.zeros(1)
+    if proba.shape != wanted or not np.allclose(sums, 1, atol=1e-3) or proba.min() < 0:
+        raise ValueError(
+            f"The 'estimator' parameter of {_CALLER} must be a classifier whose predict_proba "
+            f"gives probabilities of shape {wanted}. Got shape {proba.shape} and a first row that "
+            f"sums to {float(sums[0]):.3g}. Check its training, or calibrate it."
+        )
+    of_all = np.zeros((len(proba), len(classes)))
+    of_all[:, known] = proba
+    return of_all, _validation.encoded(np.asarray(estimator.predict(X)), classes)
