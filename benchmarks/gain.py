@@ -12,6 +12,7 @@ import argparse
 import csv
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from benchmarks.baselines import BASELINES, Problem
 from benchmarks.models import train_base
 from benchmarks.provenance import clock, provenance, seconds_since
 from benchmarks.tasks import Split, Task, data_home, load_split, select_tasks
-from sk_metricopt import MetricOptFinetuner
+from sk_metricopt import MetricOptFinetuner, PostShiftClassifier
 
 FINETUNERS: dict[str, dict] = {
     "ours": {},
@@ -30,7 +31,7 @@ FINETUNERS: dict[str, dict] = {
     "ours_noguard": {"guard_z": None},
     "ours_noguide": {"guidance_weight": 0.0},
 }
-METHODS = (*BASELINES, *FINETUNERS)
+METHODS = (*BASELINES, *FINETUNERS, "post_shift")
 PACKAGES = ("torch", "skorch", "scikit-learn", "numpy")
 LABELS = ["task", "dataset", "metric", "noise", "half", "seed", "method", "budget"]
 SCORES = ["base_score", "test_score", "gain", "val_claimed_gain", "improved", "n_observations"]
@@ -48,11 +49,28 @@ def measure_finetuner(method: str, net, task: Task, split: Split, budget: int, s
         **FINETUNERS[method],
     )
     finetuner.fit(split.X_train, split.y_train, X_val=split.X_val, y_val=split.y_val)
-    return seconds_since(started) | {
-        "test_score": task.scorer(finetuner, split.X_test, split.y_test),
-        "val_claimed_gain": finetuner.score_gain_,
-        "improved": bool(finetuner.improved_),
-        "n_observations": finetuner.n_observations_,
+    return seconds_since(started) | _results(finetuner, task, split)
+
+
+def measure_post_shift(method: str, net, task: Task, split: Split, budget: int, seed: int) -> dict:
+    """Weight the probabilities of `net` and score it on the test rows."""
+    started = clock()
+    shifted = PostShiftClassifier(
+        FrozenEstimator(net),
+        scoring=task.scorer,
+        max_observations=budget,
+        random_state=seed,
+    )
+    shifted.fit(split.X_val, split.y_val)
+    return seconds_since(started) | _results(shifted, task, split)
+
+
+def _results(model, task: Task, split: Split) -> dict:
+    return {
+        "test_score": task.scorer(model, split.X_test, split.y_test),
+        "val_claimed_gain": model.score_gain_,
+        "improved": bool(model.improved_),
+        "n_observations": model.n_observations_,
     }
 
 
@@ -79,7 +97,7 @@ def run_methods(
     base_score = task.scorer(net, split.X_test, split.y_test)
     rows, failures = [], []
     for method in methods:
-        measure = measure_baseline if method in BASELINES else measure_finetuner
+        measure = _measures(method)
         try:
             row = measure(method, net, task, split, budget, seed)
         except Exception:  # noqa: BLE001 - a long run outlives one failure; resuming tries it again
@@ -88,6 +106,12 @@ def run_methods(
         row |= {"base_score": base_score, "gain": row["test_score"] - base_score}
         rows.append(_label(task, seed, method, budget) | row)
     return rows, failures
+
+
+def _measures(method: str) -> Callable[..., dict]:
+    if method == "post_shift":
+        return measure_post_shift
+    return measure_baseline if method in BASELINES else measure_finetuner
 
 
 def _label(task: Task, seed: int, method: str, budget: int) -> dict:

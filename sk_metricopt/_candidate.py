@@ -139,6 +139,10 @@ class ClassifierScoring(Scoring):
         all_known = not hasattr(template, "decision_function")
         self._hands_on_X = isinstance(scorer, _BaseScorer) and all_known
 
+    def on(self, rows: np.ndarray) -> ClassifierScoring:
+        """Return the scoring of some of the rows alone."""
+        return ClassifierScoring(self.scorer, self.rows.take(rows), self.like.template)
+
     def X_of(self, rows: np.ndarray):
         """Return `X` of the rows asked for, or what stands for it."""
         return rows if self._hands_on_X else super().X_of(rows)

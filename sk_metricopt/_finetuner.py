@@ -10,6 +10,7 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, _fit_context
+from sklearn.frozen import FrozenEstimator
 from sklearn.metrics._scorer import _BaseScorer
 from sklearn.utils import ClassifierTags, _safe_indexing, get_tags
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
@@ -23,6 +24,7 @@ from sk_metricopt._judge import FinetuningResult
 from sk_metricopt._metric_estimator import MetricEstimatorMixin
 from sk_metricopt._observation import ObservationEngine
 from sk_metricopt._observer import Observer
+from sk_metricopt._post_shift import PostShiftClassifier
 from sk_metricopt._progress import progress_bar
 from sk_metricopt._random import draw_seed, seeded
 from sk_metricopt._results import set_results
@@ -269,6 +271,7 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         _validation.check_one_metric(self.scoring)
         _validation.check_val_pair(X_val, y_val)
         _validation.optimizer_class(self.optimizer)
+        _check_order(self.estimator)
         check_estimator_kind(self.estimator)
         self.__dict__.pop("estimator_", None)  # a fit that fails leaves no fitted estimator
         seed = draw_seed(self.random_state)
@@ -400,3 +403,14 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         if tags.classifier_tags is not None and _skorch.is_binary(self.estimator):
             tags.classifier_tags.multi_class = False
         return tags
+
+
+def _check_order(estimator) -> None:
+    """Raise TypeError for a post-shift that would have to be finetuned."""
+    inner = estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
+    if isinstance(inner, PostShiftClassifier):
+        raise TypeError(
+            "The 'estimator' parameter of MetricOptFinetuner must be a net. Got a "
+            "PostShiftClassifier instead, whose weights come after the net and would not fit it "
+            "any more. Finetune first: PostShiftClassifier(MetricOptFinetuner(net, ...), ...)."
+        )

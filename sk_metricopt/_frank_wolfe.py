@@ -1,4 +1,4 @@
-"""FWEG on one page: probe, elicit weights, go towards them; then choose and judge."""
+"""FWEG on one page: probe, elicit weights, go towards them, average what wins."""
 
 from __future__ import annotations
 
@@ -11,35 +11,38 @@ import numpy as np
 
 from sk_metricopt._candidate import ClassifierResponse, ClassifierScoring
 from sk_metricopt._elicitation import Confusions, elicited
-from sk_metricopt._guard import Verdict, guarded, unchanged
 from sk_metricopt._observation import Observation, ObservationEngine
 from sk_metricopt._resampling import StratifiedResampling
 from sk_metricopt._selection import Referee
-from sk_metricopt._weighting import Mixture, Weighting, Weights, average
+from sk_metricopt._weighting import (
+    Mixture,
+    Weighting,
+    Weights,
+    average,
+    calibration,
+    weighted_proba,
+)
 
-_SELECTION_FOLDS = 4  # of the validation rows, for the choice to be judged on
-_RESERVED = 1  # observation of what was chosen
+_SELECTION_FOLDS = 8  # of the validation rows, for what is found to be judged on
+_RESERVED = 1  # observation, of what was found
 _STEPS = (1.0, 0.5, 0.25)  # of the way to the elicited weights, until one of them gains
 _SMALLER = 0.6  # what becomes of epsilon where none does
 _LEAST_PROBES, _PROBE_SHARE = 4, 0.25  # of the budget, in one iteration
 _FEW_CHANGES = 2  # decisions that a probe changes at least
 _LARGEST_FACTOR = 16.0  # logarithm of the factor beyond which a probe is not looked for
-_HALVINGS = 12
-_ENOUGH_ROWS = 5000  # to find the factor of a probe on
+_HALVINGS = 6
+_ENOUGH_ROWS = 3000  # to find the factor of a probe on
 
 _Probe = tuple[int, int, int]  # basis function, class, direction
 
 
 @dataclass(frozen=True)
-class ValidationAnswers:
-    """What the estimator says on the validation rows.
+class KnownAnswers:
+    """What the estimator says on validation rows, and all else that is known of them.
 
     Attributes
     ----------
     proba : ndarray of shape (n_samples, n_classes)
-        Calibrated, where that is possible.
-    initial_proba : ndarray of shape (n_samples, n_classes)
-        As they came.
     decided : ndarray of shape (n_samples,)
         Its own decisions, as index of the class.
     y : ndarray of shape (n_samples,)
@@ -52,12 +55,20 @@ class ValidationAnswers:
     """
 
     proba: np.ndarray
-    initial_proba: np.ndarray
     decided: np.ndarray
     y: np.ndarray
     membership: np.ndarray
     sample_weight: np.ndarray
     draws: np.ndarray
+
+    def take(self, rows: np.ndarray) -> KnownAnswers:
+        """Return what is known of some rows."""
+        return KnownAnswers(**{name: values[rows] for name, values in vars(self).items()})
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether every row is a member under one basis function."""
+        return bool((np.count_nonzero(self.membership, axis=1) == 1).all())
 
 
 @dataclass(frozen=True)
@@ -74,28 +85,36 @@ class Settings:
 class FrankWolfe:
     """Search for weights by elicited gradients.
 
+    It works on probabilities that are calibrated to the labels at hand: by class, and apart under
+    each basis function where every row is a member under one.
+
     Parameters
     ----------
-    answers : ValidationAnswers
-    calibrated : ndarray of shape (n_basis, n_classes)
-        Log weights that calibration multiplied the probabilities by.
+    answers : KnownAnswers
     scoring : ClassifierScoring
+        Of the same rows.
     engine : ObservationEngine
     make_model : callable
         Returns the estimator of some weights, for scorers that predict on other data.
     settings : Settings
     rng : numpy.random.RandomState
+    n_resamples : int
+        On which winners are averaged.
+
+    Attributes
+    ----------
+    referee : Referee
     """
 
     def __init__(
         self,
-        answers: ValidationAnswers,
-        calibrated: np.ndarray,
+        answers: KnownAnswers,
         scoring: ClassifierScoring,
         engine: ObservationEngine,
         make_model: Callable[[Weights | None], object],
         settings: Settings,
         rng: np.random.RandomState,
+        n_resamples: int,
     ):
         self.answers = answers
         self.scoring = scoring
@@ -103,33 +122,37 @@ class FrankWolfe:
         self.settings = settings
         self.rng = rng
         self._make_model = make_model
-        n_classes = answers.proba.shape[1]
-        weighted = answers.membership * answers.sample_weight[:, None]
-        self._confusions = Confusions(answers.y, weighted, n_classes)
-        self._as_came = self._weights(-calibrated)
+        membership, sample_weight = answers.membership, answers.sample_weight
+        among = membership if answers.exclusive else np.ones((len(membership), 1))
+        self._calibrated = calibration(answers.proba, answers.y, among, sample_weight)
+        self._proba = weighted_proba(answers.proba, among, np.exp(self._calibrated))
+        weighted = membership * sample_weight[:, None]
+        self._confusions = Confusions(answers.y, weighted, answers.proba.shape[1])
         self._observed: list[Weights] = []
         self._cells: list[np.ndarray] = []
         self._decided: list[np.ndarray] = []
-        strata = answers.y * answers.membership.shape[1] + answers.membership.argmax(axis=1)
+        strata = answers.y * membership.shape[1] + membership.argmax(axis=1)
         resampling = StratifiedResampling(strata)
-        self.referee = Referee(engine, resampling, _SELECTION_FOLDS, rng)
+        self.referee = Referee(engine, resampling, _SELECTION_FOLDS, rng, n_resamples)
 
-    def run(self) -> tuple[Weights | None, Verdict]:
-        """Return weights, None for the model as it came, and why."""
+    def search(self) -> tuple[Weights | None, str]:
+        """Return weights on the probabilities, or None and why."""
         self._observe_as_came()
+        if self._left < 1:
+            return None, "there were no observations left to search with"
         current = self._best_of(0, self._starts())
         probes, epsilon = self._probes(), self.settings.epsilon
         for iteration in range(self.settings.n_iter):
             current = self._best_of(current, self._probe(current, probes, epsilon))
             if iteration == 0 and not self._reacts():
-                return None, unchanged(self._score(0), self._why_no_reaction())
+                return None, self._why_no_reaction()
             if self._left < 1:
                 break
             following = self._step(current, iteration)
             if following == current:
                 epsilon *= _SMALLER
             current = following
-        return self._chosen()
+        return self._winner()
 
     @property
     def _left(self) -> int:
@@ -150,8 +173,10 @@ class FrankWolfe:
 
     def _observe_as_came(self) -> None:
         """Observe the estimator's own decisions, which no weights need to give."""
-        answers = self.answers
-        self._record(self._as_came, "initial", 0, answers.initial_proba, answers.decided)
+        n_basis = self.answers.membership.shape[1]
+        log_scale = np.broadcast_to(-self._calibrated, (n_basis, self._calibrated.shape[1]))
+        as_came = self._weights(log_scale)
+        self._record(as_came, "initial", 0, self.answers.proba, self.answers.decided)
 
     def _observe(self, weights: Weights, phase: str, step: int) -> int:
         proba, decided = self._decide(weights)
@@ -159,13 +184,13 @@ class FrankWolfe:
 
     def _decide(self, weights: Weights, rows=slice(None)) -> tuple[np.ndarray, np.ndarray]:
         answers = self.answers
-        return weights.decide(answers.proba[rows], answers.membership[rows], answers.draws[rows])
+        return weights.decide(self._proba[rows], answers.membership[rows], answers.draws[rows])
 
     def _record(self, weights, phase, step, proba, decided) -> int:
-        model = cache(partial(self._make_model, weights if self._observed else None))
+        deployed = weights.after(self._calibrated) if self._observed else None
+        model = cache(partial(self._make_model, deployed))
         response = ClassifierResponse(self.scoring, proba, decided, model)
-        observation = Observation(step, -1, phase, np.nan)
-        index = self.engine.observe(observation, response, keep=phase == "judge")
+        index = self.engine.observe(Observation(step, -1, phase, np.nan), response)
         self._observed.append(weights)
         self._cells.append(self._confusions.of(decided))
         self._decided.append(decided)
@@ -178,7 +203,7 @@ class FrankWolfe:
         prior = self._confusions.prior
         balanced = np.where(prior > 0, -np.log(np.maximum(prior, 1e-12)), 0.0)
         starts = [self._weights(np.zeros_like(prior)), self._weights(balanced)]
-        return [self._observe(start, "explore", 0) for start in starts[: max(self._left, 0)]]
+        return [self._observe(start, "explore", 0) for start in starts[: self._left]]
 
     def _probes(self) -> Iterator[_Probe]:
         """Yield (basis, class, direction) forever: up in the first round, later both ways."""
@@ -264,36 +289,20 @@ class FrankWolfe:
             "probabilities only, as the area under a curve does, or be at its least for all of them"
         )
 
-    # choose -------------------------------------------------------------------------------------
+    def _winner(self) -> tuple[Weights | None, str]:
+        weights = self.winner()
+        reason = "no weights scored better than the model as it came" if weights is None else ""
+        return weights, reason
 
-    def _chosen(self) -> tuple[Weights | None, Verdict]:
-        """Average the winners on resamples, judged on rows that had no say in it."""
-        initial = self._score(0)
-        if self.engine.remaining < 1 or len(self._observed) < 2:
-            return None, unchanged(initial, "there were no observations left to search with")
-        winners, of_folds = self.referee.cross_fitted(list(range(len(self._observed))))
+    def winner(self, without: int | None = None) -> Weights | None:
+        """Return the average of the winners on resamples, None for the model as it came.
+
+        Parameters
+        ----------
+        without : int or None
+            Fold of the referee whose rows have no say.
+        """
+        winners = self.referee.winners(list(range(len(self._observed))), without)
         if not winners.any():
-            return None, unchanged(initial, "no weights scored better than the model as it came")
-        weights, index = self._judged(winners, of_folds)
-        if not np.isfinite(self._score(index)):
-            index = self._best_of(0, list(range(len(self._observed))))
-            weights = self._observed[index]
-            if index == 0:
-                return None, unchanged(initial, "the scorer failed on what was chosen")
-        gain = self._score(index) - initial
-        se = self.referee.standard_error(index, 0)
-        verdict = guarded(initial, gain, se, self.settings.guard_z, "post-shifted")
-        return (weights if verdict.improved else None), verdict
-
-    def _judged(self, winners: np.ndarray, of_folds: list) -> tuple[Weights, int]:
-        """Observe the average winner, on each fold that of the winners elsewhere."""
-
-        def averaged(indices: np.ndarray) -> Weights:
-            return average([self._observed[i] for i in indices])
-
-        proba = np.empty_like(self.answers.proba)
-        decided = np.empty_like(self.answers.decided)
-        for fold, winners_there in of_folds:
-            proba[fold], decided[fold] = self._decide(averaged(winners_there), fold)
-        weights = averaged(winners)
-        return weights, self._record(weights, "judge", 0, proba, decided)
+            return None
+        return average([self._observed[i] for i in winners]).after(self._calibrated)

@@ -111,13 +111,13 @@ class Judge:
         """Average the winners on resamples."""
         phi_of = {p.index: p.phi for p in self._observer.points}
 
-        def average(winners: np.ndarray) -> Tensor:
+        def average(without: int | None) -> Tensor:
+            winners = self._referee.winners(list(phi_of), without)
             return torch.stack([phi_of[i] for i in winners]).mean(0)
 
-        winners, of_folds = self._referee.cross_fitted(list(phi_of))
-        parts = [(fold, average(winners_there)) for fold, winners_there in of_folds]
+        parts = [(fold, average(without=k)) for k, fold in enumerate(self._referee.folds)]
         reference = 0 if self._task.joins_whole else self._divided_like(parts)
-        return self._judged(average(winners), self._task.joined(parts), reference)
+        return self._judged(average(without=None), self._task.joined(parts), reference)
 
     def _divided_like(self, parts: list) -> int:
         """Observe the model as it came, scored in the same parts: smaller searches are easier."""
@@ -178,14 +178,14 @@ class Judge:
             return soup
         shifts = self._observe_shifts(soup.phi, n)
 
-        def average(winners: np.ndarray) -> Tensor:
+        def average(without: int | None) -> Tensor:
+            winners = self._referee.winners(list(shifts), without)
             return torch.stack([shifts[i] for i in winners]).mean(0)
 
-        winners, of_folds = self._referee.cross_fitted(list(shifts))
         scores = soup.answers.clone()
-        for fold, winners_there in of_folds:
-            scores[torch.as_tensor(fold, device=scores.device)] += average(winners_there)
-        increment = self._task.adapted.shift_params(average(winners))
+        for k, fold in enumerate(self._referee.folds):
+            scores[torch.as_tensor(fold, device=scores.device)] += average(without=k)
+        increment = self._task.adapted.shift_params(average(without=None))
         shifted = self._judged(soup.phi + increment, scores)
         better = [self._is_better(shifted, soup, k) for k in range(len(self._referee.folds))]
         chosen = shifted if self._is_better(shifted, soup, None) else soup

@@ -70,7 +70,7 @@ class ObservationEngine:
         self.scoring = scoring
         self.budget = budget
         self._tick = tick
-        self._caller = caller
+        self.caller = caller
         self.observations: list[Observation] = []
         self._responses: dict[int, Response] = {}
         self._kept = {0}  # the model as it came is what all others are measured against
@@ -152,7 +152,7 @@ class ObservationEngine:
     def _explained(self, error: Exception) -> Exception:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         return kind(
-            f"The 'scoring' parameter of {self._caller} must be a scorer that gives one finite "
+            f"The 'scoring' parameter of {self.caller} must be a scorer that gives one finite "
             f"number for the model as it came. It failed ({type(error).__name__}: {error}). Try "
             "scorer(estimator, X_val, y_val) by hand on any fitted estimator of this kind."
         )

@@ -30,14 +30,15 @@ from sklearn.utils.validation import (
 from sk_metricopt import _validation
 from sk_metricopt._basis import Basis
 from sk_metricopt._candidate import ClassifierScoring
-from sk_metricopt._frank_wolfe import FrankWolfe, Settings, ValidationAnswers
+from sk_metricopt._frank_wolfe import KnownAnswers, Settings
 from sk_metricopt._metric_estimator import MetricEstimatorMixin
 from sk_metricopt._observation import ObservationEngine
+from sk_metricopt._post_shifting import PostShifting
 from sk_metricopt._progress import progress_bar
 from sk_metricopt._random import draw_seed, seeded
 from sk_metricopt._results import set_results
 from sk_metricopt._scoring import ValidationRows
-from sk_metricopt._weighting import Mixture, Weighting, Weights, calibration, weighted_proba
+from sk_metricopt._weighting import Mixture, Weighting, Weights
 
 _CALLER = "PostShiftClassifier"
 
@@ -58,8 +59,8 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
     classes are searched for by Frank and Wolfe's method: probing classifiers near the present one
     tell how the metric moves with the confusion matrix, and the weights which that gradient asks
     for are where the search goes next [1]_. No gradient of the model is needed, and few
-    observations. As in `MetricOptFinetuner`, winners on resamples are averaged, judged on rows
-    that had no say in it, and kept only if their gain stands out from its standard error.
+    observations. As in `MetricOptFinetuner`, winners on resamples are averaged, and kept only if
+    the gain stands out from its standard error, judged on rows that had no say in it.
 
     Parameters
     ----------
@@ -314,20 +315,15 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
         y, basis = _validation.encoded(rows.y, classes), Basis(self.basis)
         membership = basis.fit(rows.X)
         weight = np.asarray(rows.params.get("sample_weight", np.ones(len(y))), dtype=np.float64)
-        each_of_one = bool((np.count_nonzero(membership, axis=1) == 1).all())
-        among = membership if each_of_one else np.ones((len(y), 1))
-        calibrated = calibration(validation.proba, y, among, weight / weight.mean())
 
         def model_of(weights: Weights | None) -> PostShiftClassifier:
             model = copy.copy(self)
-            model._basis, model._seed = basis, seed
-            model._weights = None if weights is None else weights.after(calibrated)
+            model._basis, model._seed, model._weights = basis, seed, weights
             model.estimator_, model.classes_, model.scorer_ = estimator, classes, scorer
             return model
 
-        answers = ValidationAnswers(
-            proba=weighted_proba(validation.proba, among, np.exp(calibrated)),
-            initial_proba=validation.proba,
+        answers = KnownAnswers(
+            proba=validation.proba,
             decided=validation.decided,
             y=y,
             membership=membership,
@@ -337,10 +333,8 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
         scoring = ClassifierScoring(scorer, rows, model_of(None))
         with progress_bar(self.verbose, self.max_observations) as tick:
             engine = ObservationEngine(scoring, self.max_observations, tick, _CALLER)
-            search = FrankWolfe(
-                answers, calibrated, scoring, engine, model_of, self._settings(), rng
-            )
-            weights, verdict = search.run()
+            post_shifting = PostShifting(answers, scoring, engine, model_of, self._settings(), rng)
+            weights, verdict = post_shifting.run()
         self.__dict__.update(model_of(weights).__dict__)
         for name in ("n_features_in_", "feature_names_in_"):
             self.__dict__.pop(name, None)

@@ -22,6 +22,11 @@ class ValidationRows:
     def __len__(self) -> int:
         return len(self.y)
 
+    def take(self, rows: np.ndarray) -> ValidationRows:
+        """Return some of the rows."""
+        params = {key: _safe_indexing(value, rows) for key, value in self.params.items()}
+        return ValidationRows(_safe_indexing(self.X, rows), self.y[rows], params)
+
 
 class Response(Protocol):
     """What a candidate answers on the validation rows, ready to be scored."""

@@ -28,6 +28,8 @@ class Referee:
     n_folds : int
         Selection folds.
     rng : numpy.random.RandomState
+    n_resamples : int
+        Of all validation rows.
 
     Attributes
     ----------
@@ -43,12 +45,13 @@ class Referee:
         resampling: Resampling,
         n_folds: int,
         rng: np.random.RandomState,
+        n_resamples: int = _RESAMPLES,
     ):
         self._engine = engine
         fold_of = resampling.folds(n_folds, rng)
         everything = np.arange(len(fold_of))
         self.folds = [np.flatnonzero(fold_of == k) for k in range(fold_of.max() + 1)]
-        self.resamples = resampling.draw(everything, _RESAMPLES, rng)
+        self.resamples = resampling.draw(everything, n_resamples, rng)
         self._rest = [np.flatnonzero(fold_of != k) for k in range(len(self.folds))]
         self._of_rest = [resampling.draw(rest, _RESAMPLES_OF_REST, rng) for rest in self._rest]
         self._known: dict[tuple[int, int | None], np.ndarray] = {}
@@ -89,25 +92,6 @@ class Referee:
         contenders = [i for i in ranked if scores[i] >= scores[ranked[0]] - _STILL_WINS * noise]
         table = np.stack([self.resampled(i, without) for i in contenders])
         return np.array(contenders)[np.where(np.isfinite(table), table, -np.inf).argmax(0)]
-
-    def cross_fitted(
-        self, candidates: list[int]
-    ) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
-        """Return winners on resamples of all rows, and for each selection fold those without it.
-
-        Parameters
-        ----------
-        candidates : list of int
-            As for `winners`.
-
-        Returns
-        -------
-        winners : ndarray of int
-        of_folds : list of tuple of ndarray
-            Rows of a fold, and winners that these rows had no say in.
-        """
-        of_folds = [(fold, self.winners(candidates, k)) for k, fold in enumerate(self.folds)]
-        return self.winners(candidates), of_folds
 
     def _noise(self, leader: int, reference: int, without: int | None) -> float:
         gains = self.resampled(leader, without) - self.resampled(reference, without)

@@ -49,6 +49,7 @@ LEVELS = {
     "_judge": 5,
     "_roles": 5,
     "_frank_wolfe": 4,
+    "_post_shifting": 5,
     "_results": 5,
     "_metric_estimator": 5,
     "_delegation": 6,
@@ -78,6 +79,7 @@ SIBLINGS = {
     ("_smoothing", "_observer"),
     ("_finetuning", "_judge"),
     ("_finetuner", "_delegation"),
+    ("_finetuner", "_post_shift"),
 }
 # Libraries that only these rooms may know.
 RESERVED = {
