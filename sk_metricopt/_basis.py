@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples
@@ -25,6 +23,7 @@ class Basis:
     def __init__(self, basis):
         self._basis = basis
         self._groups: list[tuple] = []
+        self._n_basis: int | None = None  # not known before fit
 
     @property
     def is_class(self) -> bool:
@@ -49,6 +48,7 @@ class Basis:
                 )
         membership = self.membership(X)
         _check_independent(membership)
+        self._n_basis = membership.shape[1]
         return membership
 
     def membership(self, X) -> np.ndarray:
@@ -63,13 +63,14 @@ class Basis:
         if self.is_class:
             return np.ones((n_rows, 1))
         if callable(self._basis):
-            return _checked(self._basis(X), n_rows)
+            return _checked(self._basis(X), n_rows, self._n_basis)
         known = {key: m for m, key in enumerate(self._groups)}
         keys = self._keys(X)
         new = sorted({repr(key) for key in keys if key not in known})
         if new:
             raise ValueError(
-                f"The 'X' parameter of {_CALLER} must hold groups seen in fit, {self._groups!r}. "
+                f"The 'X' parameter of {_CALLER} must hold groups seen among the validation rows "
+                f"of fit, {self._groups!r}. "
                 f"Got {', '.join(new[:5])} besides. Drop these rows, or join rare groups before "
                 "fit."
             )
@@ -80,6 +81,7 @@ class Basis:
 
     def _keys(self, X) -> list[tuple]:
         """The group of each row: its values in the columns."""
+        X = np.asarray(X, dtype=object) if isinstance(X, list) else X
         try:
             columns = [_as_list(_safe_indexing(X, column, axis=1)) for column in self._columns()]
         except (IndexError, KeyError, TypeError, ValueError) as error:
@@ -93,19 +95,29 @@ class Basis:
 
 def _as_list(column) -> list:
     array = column.toarray() if hasattr(column, "toarray") else np.asarray(column)
-    return array.ravel().tolist()
+    # Missing values are a group as well, and one is like the other.
+    return [None if value != value else value for value in array.ravel().tolist()]
 
 
-def _checked(values, n_rows: int) -> np.ndarray:
+def _checked(values, n_rows: int, n_basis: int | None) -> np.ndarray:
     """Return what a callable gave as floats, or say what is wrong with it."""
-    membership = np.asarray(values, dtype=np.float64)
     expected = (
         f"The 'basis' parameter of {_CALLER} must return numbers of at least 0, of shape "
         "(n_samples, n_basis), a positive one in every row."
     )
+    try:
+        dense = values.toarray() if hasattr(values, "toarray") else values
+        membership = np.asarray(dense, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{expected} It failed ({error}). Return an array of floats.") from error
     if membership.ndim != 2 or len(membership) != n_rows or not membership.shape[1]:
         raise ValueError(
             f"{expected} Got shape {membership.shape} for {n_rows} rows. Return a column each."
+        )
+    if n_basis not in (None, membership.shape[1]):
+        raise ValueError(
+            f"{expected} Got {membership.shape[1]} columns, and {n_basis} in fit. Fit what it "
+            "computes to the training rows once."
         )
     if not np.isfinite(membership).all() or membership.min() < 0:
         raise ValueError(f"{expected} Got negative, infinite or missing numbers. Clip them.")
@@ -133,6 +145,3 @@ def _check_independent(membership: np.ndarray) -> None:
             f"equations for their weights are singular. Got rank {rank} of {membership.shape[1]} "
             "on the validation rows. Drop columns that others add up to."
         )
-
-
-BasisSpec = str | Callable | list

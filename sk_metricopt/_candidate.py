@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.base import ClassifierMixin
 from sklearn.metrics._scorer import _BaseScorer
 from sklearn.utils import Tags, get_tags
@@ -51,6 +52,11 @@ class KnownRows:
 
 def _keys(X) -> list:
     """What tells rows apart, whatever container they are in."""
+    if issparse(X):
+        rows = X.tocsr()
+        rows.sum_duplicates()
+        starts = zip(rows.indptr[:-1], rows.indptr[1:], strict=True)
+        return [(rows.indices[a:b].tobytes(), rows.data[a:b].tobytes()) for a, b in starts]
     array = np.asarray(X)
     if array.dtype.kind in "biuf":
         return [row.tobytes() for row in np.ascontiguousarray(array, dtype=np.float64)]

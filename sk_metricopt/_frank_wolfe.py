@@ -31,6 +31,7 @@ _LEAST_PROBES, _PROBE_SHARE = 4, 0.25  # of the budget, in one iteration
 _FEW_CHANGES = 2  # decisions that a probe changes at least
 _LARGEST_FACTOR = 16.0  # logarithm of the factor beyond which a probe is not looked for
 _HALVINGS = 6
+_SAME = 1e-9  # relative difference of scores that rounding makes
 _ENOUGH_ROWS = 3000  # to find the factor of a probe on
 
 _Probe = tuple[int, int, int]  # basis function, class, direction
@@ -148,6 +149,8 @@ class FrankWolfe:
                 return None, self._why_no_reaction()
             if self._left < 1:
                 break
+            if np.isfinite(self.engine.scores).sum() < 2:
+                return None, "the scorer failed on all weights that were tried"
             following = self._step(current, iteration)
             if following == current:
                 epsilon *= _SMALLER
@@ -216,9 +219,7 @@ class FrankWolfe:
                 yield order[i]
             directions = [1, -1]
 
-    def _probe(
-        self, current: int, probes: Iterator[tuple[int, int, int]], epsilon: float
-    ) -> list[int]:
+    def _probe(self, current: int, probes: Iterator[_Probe], epsilon: float) -> list[int]:
         """Observe some of the weights around the current ones."""
         most = max(_LEAST_PROBES, int(_PROBE_SHARE * self.engine.budget))
         n = max(0, min(self._confusions.prior.size, most, self._left))
@@ -229,13 +230,19 @@ class FrankWolfe:
     def _probing(
         self, weights: Weights, basis: int, label: int, direction: int, epsilon: float
     ) -> Weights:
-        """Return weights that decide for one class more, or less, often by a share of its rows."""
+        """Return weights that decide for one class more, or less, often by a share of its rows.
+
+        Mixtures decide for it more often by chance, as published.
+        """
         answers = self.answers
         rows = np.flatnonzero(answers.membership[:, basis] > 0)
         if len(rows) > _ENOUGH_ROWS:
             rows = self.rng.permutation(rows)[:_ENOUGH_ROWS]
-        as_is = self._decide(weights, rows)[1] == label
         wanted = max(_FEW_CHANGES, epsilon * np.count_nonzero(answers.y[rows] == label))
+        if isinstance(weights, Mixture):
+            only = weights.members[-1].scaled(basis, label, _LARGEST_FACTOR)
+            return weights.towards(only, min(wanted / len(rows), 1.0))
+        as_is = self._decide(weights, rows)[1] == label
 
         def scaled(log_factor: float) -> Weights:
             return weights.scaled(basis, label, direction * log_factor)
@@ -278,7 +285,8 @@ class FrankWolfe:
         )
 
     def _reacts(self) -> bool:
-        return len(self.engine.scores) < 2 or np.ptp(self.engine.scores) > 0
+        scores = self.engine.scores
+        return bool(np.ptp(scores) > _SAME * np.abs(scores[0]))
 
     def _why_no_reaction(self) -> str:
         n = len(self._decided) - 1

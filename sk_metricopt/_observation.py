@@ -60,17 +60,22 @@ class ObservationEngine:
         Called with phase, score and best score after every observation.
     caller : str
         Whose parameter the scorer is.
+    must_start : bool
+        Whether a scorer that fails on the first observation is an error.
 
     Attributes
     ----------
     observations : list of Observation
     """
 
-    def __init__(self, scoring: Scoring, budget: int, tick: Tick, caller: str):
+    def __init__(
+        self, scoring: Scoring, budget: int, tick: Tick, caller: str, must_start: bool = True
+    ):
         self.scoring = scoring
         self.budget = budget
         self._tick = tick
         self.caller = caller
+        self._must_start = must_start
         self.observations: list[Observation] = []
         self._responses: dict[int, Response] = {}
         self._kept = {0}  # the model as it came is what all others are measured against
@@ -109,7 +114,7 @@ class ObservationEngine:
             If the scorer fails on the first observation, the model as it came: then it fails on
             everything.
         """
-        first = not self.observations
+        first = self._must_start and not self.observations
         try:
             observation.score = response.score()
         except Exception as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from numbers import Integral, Real
 
 import numpy as np
@@ -12,44 +11,28 @@ from sklearn.base import (
     ClassifierMixin,
     MetaEstimatorMixin,
     _fit_context,
-    clone,
-    is_classifier,
 )
-from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import check_cv
-from sklearn.utils import Bunch, _safe_indexing, get_tags, indexable
+from sklearn.utils import get_tags
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metadata_routing import MethodMapping
 from sklearn.utils.validation import (
-    _check_method_params,
-    _num_samples,
     check_is_fitted,
-    column_or_1d,
 )
 
 from sk_metricopt import _validation
 from sk_metricopt._basis import Basis
 from sk_metricopt._candidate import ClassifierScoring
 from sk_metricopt._frank_wolfe import KnownAnswers, Settings
+from sk_metricopt._held_out import HeldOut, Splitting, check_probabilistic, checked_rows, fitted
 from sk_metricopt._metric_estimator import MetricEstimatorMixin
 from sk_metricopt._observation import ObservationEngine
 from sk_metricopt._post_shifting import PostShifting
 from sk_metricopt._progress import progress_bar
 from sk_metricopt._random import draw_seed, seeded
 from sk_metricopt._results import set_results
-from sk_metricopt._scoring import ValidationRows
 from sk_metricopt._weighting import Mixture, Weighting, Weights
 
 _CALLER = "PostShiftClassifier"
-
-
-@dataclass(frozen=True)
-class _Validation:
-    """The validation rows, and what an estimator that did not train on them says there."""
-
-    rows: ValidationRows
-    proba: np.ndarray
-    decided: np.ndarray
 
 
 class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
@@ -136,7 +119,7 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
     n_observations_ : int
         Metric observations made.
     n_scorer_calls_ : int
-        Calls of the scorer, those on resamples of observations included.
+        Calls of the scorer, those on resamples of observations and in repeated searches included.
     observations_ : dict of ndarray
         Columns ``step``, ``trajectory``, ``phase``, ``score`` and ``predicted_score``, a row per
         observation. Here a step is an iteration, and there are no trajectories.
@@ -154,6 +137,11 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
     Probes move the border of a class instead of deciding rows by chance, so that decisions a scorer
     sees are real ones. And the linear system is solved by ridge regression on all observations
     made, since that of the probes alone is square and magnifies noise.
+
+    The gain is judged by repeating the search without each of eight folds of the validation rows,
+    unless there is a single threshold to find. This calls the scorer on parts of the rows, about
+    ten times as often as there are observations, and changes whether the weights may be used, not
+    the weights.
 
     References
     ----------
@@ -253,81 +241,42 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
         """
         _validation.check_one_metric(self.scoring, _CALLER)
         _validation.check_val_pair(X_val, y_val, _CALLER)
-        _check_probabilistic(self.estimator)
+        check_probabilistic(self.estimator)
         self.__dict__.pop("estimator_", None)  # a fit that fails leaves no fitted estimator
-        routed = self._route("fit", params)
-        X, y = _checked_rows(X, y)
+        routed, training = self._route("fit", params), checked_rows(X, y, "y")
+        validation = None if X_val is None else checked_rows(X_val, y_val, "y_val")
         seed = draw_seed(self.random_state)
+        splitting = Splitting(self.validation_fraction, self.cv, seed)
         with seeded(seed):
-            if X_val is not None:
-                X_val, y_val = _checked_rows(X_val, y_val)
-            estimator, validation = self._fitted(X, y, X_val, y_val, routed, seed)
-            self._search(estimator, validation, seed)
+            estimator, held_out = fitted(self.estimator, splitting, training, validation, routed)
+            self._search(estimator, held_out, seed)
         return self
-
-    # data ---------------------------------------------------------------------------------------
-
-    def _fitted(self, X, y, X_val, y_val, routed: Bunch, seed: int):
-        """Return the fitted estimator and what it says on rows it was not trained on."""
-        fit_params, given = routed.estimator.fit, routed.scorer.score
-        everything = np.arange(len(y))
-        if X_val is not None:
-            training, held, rows = everything, None, ValidationRows(X_val, y_val, given)
-            _validation.check_validation_params(given, len(y_val), _CALLER)
-        elif self.cv is not None or isinstance(self.estimator, FrozenEstimator):
-            training, held = everything, everything
-        else:
-            training, held = _validation.stratified_split(
-                y, self.validation_fraction, seed, caller=_CALLER
-            )
-        if held is not None:
-            of_rows = _check_method_params(X, given, indices=held)
-            rows = ValidationRows(_safe_indexing(X, held), y[held], of_rows)
-        estimator = _trained(self.estimator, X, y, fit_params, training)
-        classes = estimator.classes_
-        _validation.check_classes(rows.y, y, classes, _CALLER)
-        if X_val is None and self.cv is not None:
-            return estimator, self._out_of_fold(X, y, rows, classes, routed)
-        return estimator, _Validation(rows, *_answers(estimator, rows.X, classes))
-
-    def _out_of_fold(self, X, y, rows: ValidationRows, classes, routed: Bunch) -> _Validation:
-        """Return what estimators say on the rows that each of them did not train on."""
-        proba = np.full((len(y), len(classes)), np.nan)
-        decided = np.zeros(len(y), dtype=np.intp)
-        for training, held in check_cv(self.cv, y, classifier=True).split(
-            X, y, **routed.splitter.split
-        ):
-            estimator = _trained(self.estimator, X, y, routed.estimator.fit, training)
-            proba[held], decided[held] = _answers(estimator, _safe_indexing(X, held), classes)
-        seen = np.flatnonzero(~np.isnan(proba[:, 0]))
-        if len(seen) == len(y):
-            return _Validation(rows, proba, decided)
-        of_rows = _check_method_params(X, rows.params, indices=seen)
-        rows = ValidationRows(_safe_indexing(X, seen), y[seen], of_rows)
-        return _Validation(rows, proba[seen], decided[seen])
 
     # search -------------------------------------------------------------------------------------
 
-    def _search(self, estimator, validation: _Validation, seed: int) -> None:
+    def _search(self, estimator, held_out: HeldOut, seed: int) -> None:
         """Search for weights and set the fitted attributes."""
-        rng, rows = np.random.RandomState(seed), validation.rows
+        rng, rows = np.random.RandomState(seed), held_out.rows
         classes, scorer = estimator.classes_, self._get_scorer()
         y, basis = _validation.encoded(rows.y, classes), Basis(self.basis)
         membership = basis.fit(rows.X)
-        weight = np.asarray(rows.params.get("sample_weight", np.ones(len(y))), dtype=np.float64)
 
         def model_of(weights: Weights | None) -> PostShiftClassifier:
             model = copy.copy(self)
             model._basis, model._seed, model._weights = basis, seed, weights
             model.estimator_, model.classes_, model.scorer_ = estimator, classes, scorer
+            for name in ("n_features_in_", "feature_names_in_"):
+                model.__dict__.pop(name, None)
+                if hasattr(estimator, name):
+                    setattr(model, name, getattr(estimator, name))
             return model
 
         answers = KnownAnswers(
-            proba=validation.proba,
-            decided=validation.decided,
+            proba=held_out.proba,
+            decided=held_out.decided,
             y=y,
             membership=membership,
-            sample_weight=weight / weight.mean(),
+            sample_weight=held_out.sample_weight(),
             draws=rng.random_sample(len(y)),
         )
         scoring = ClassifierScoring(scorer, rows, model_of(None))
@@ -336,10 +285,6 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
             post_shifting = PostShifting(answers, scoring, engine, model_of, self._settings(), rng)
             weights, verdict = post_shifting.run()
         self.__dict__.update(model_of(weights).__dict__)
-        for name in ("n_features_in_", "feature_names_in_"):
-            self.__dict__.pop(name, None)
-            if hasattr(estimator, name):
-                setattr(self, name, getattr(estimator, name))
         set_results(self, verdict, engine)
         self._set_weights(membership.shape[1])
 
@@ -420,10 +365,10 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
         sklearn.utils.metadata_routing.MetadataRouter
         """
         router = super().get_metadata_routing()
-        if self.cv is None:
+        if not hasattr(self.cv, "split"):
             return router
         return router.add(
-            splitter=check_cv(self.cv, classifier=True),
+            splitter=self.cv,
             method_mapping=MethodMapping().add(caller="fit", callee="split"),
         )
 
@@ -433,7 +378,7 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
         tags.input_tags = copy.copy(wrapped.input_tags)
         if wrapped.classifier_tags is not None:
             tags.classifier_tags.multi_class = wrapped.classifier_tags.multi_class
-        tags.non_deterministic = wrapped.non_deterministic
+        tags.non_deterministic = wrapped.non_deterministic or self.randomized
         return tags
 
 
@@ -444,47 +389,3 @@ def _public(weighting: Weighting, full: bool, is_class: bool) -> np.ndarray:
         weights = weights[:, None, :] * np.eye(weights.shape[1])
     weights = weights / weights.max()
     return weights[0] if is_class else weights
-
-
-def _check_probabilistic(estimator) -> None:
-    """Raise TypeError unless `estimator` is a classifier that gives probabilities."""
-    if is_classifier(estimator) and hasattr(estimator, "predict_proba"):
-        return
-    raise TypeError(
-        f"The 'estimator' parameter of {_CALLER} must be a classifier with predict_proba. "
-        f"Got {estimator!r:.200} instead. Wrap a classifier that gives scores only in "
-        "sklearn.calibration.CalibratedClassifierCV."
-    )
-
-
-def _checked_rows(X, y) -> tuple:
-    """Return rows that can be indexed, and labels."""
-    X, y = indexable(_validation.as_array(X), _validation.as_array(y))
-    y = column_or_1d(y, warn=True)
-    _validation.check_encodable(y, _CALLER)
-    return X, y
-
-
-def _trained(estimator, X, y, params: dict, rows: np.ndarray):
-    """Return a clone of `estimator` fitted on some rows; a frozen one as it is."""
-    if len(rows) < _num_samples(X):
-        X, y = _safe_indexing(X, rows), y[rows]
-    of_rows = _check_method_params(X, params, indices=rows)
-    return clone(estimator).fit(X, y, **of_rows)
-
-
-def _answers(estimator, X, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return probabilities (n_samples, n_classes) and decisions (n_samples,), encoded."""
-    proba = np.asarray(estimator.predict_proba(X), dtype=np.float64)
-    known = _validation.encoded(estimator.classes_, classes)
-    wanted = (_num_samples(X), len(known))
-    sums = proba.sum(axis=1) if proba.ndim == 2 else np.zeros(1)
-    if proba.shape != wanted or not np.allclose(sums, 1, atol=1e-3) or proba.min() < 0:
-        raise ValueError(
-            f"The 'estimator' parameter of {_CALLER} must be a classifier whose predict_proba "
-            f"gives probabilities of shape {wanted}. Got shape {proba.shape} and a first row that "
-            f"sums to {float(sums[0]):.3g}. Check its training, or calibrate it."
-        )
-    of_all = np.zeros((len(proba), len(classes)))
-    of_all[:, known] = proba
-    return of_all, _validation.encoded(np.asarray(estimator.predict(X)), classes)

@@ -61,12 +61,7 @@ class PostShifting:
         initial = float(self._engine.scores[0])
         if weights is None:
             return None, unchanged(initial, reason)
-        try:
-            proba, decided = self._out_of_fold(searcher)
-        except (TypeError, ValueError) as error:
-            reason = f"the scorer failed on a part of the validation rows ({error})"
-            return None, unchanged(initial, reason)
-        index = self._observe(weights, proba, decided)
+        index = self._observe(weights, *self._out_of_fold(searcher))
         gain = float(self._engine.scores[index]) - initial
         if not np.isfinite(gain):
             return None, unchanged(initial, "the scorer failed on what was found")
@@ -97,7 +92,7 @@ class PostShifting:
         rows = np.setdiff1d(np.arange(len(self._answers.y)), fold)
         answers, scoring = self._answers.take(rows), self._scoring.on(rows)
         engine = ObservationEngine(
-            scoring, self._engine.budget, lambda *_: None, self._engine.caller
+            scoring, self._engine.budget, lambda *_: None, self._engine.caller, must_start=False
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said once, of all rows

@@ -154,13 +154,13 @@ def check_labels(y: np.ndarray) -> None:
         check_classification_targets(y)
 
 
-def check_encodable(y: np.ndarray, caller: str = _CALLER) -> None:
+def check_encodable(y: np.ndarray, caller: str = _CALLER, name: str = "y") -> None:
     """Raise ValueError unless `y` holds the labels of a classification of two classes or more."""
     check_labels(y)
     classes = np.unique(y)
     if len(classes) < 2:
         raise ValueError(
-            f"The 'y' parameter of {caller}.fit must hold at least 2 classes. "
+            f"The {name!r} parameter of {caller}.fit must hold at least 2 classes. "
             f"Got one class: {classes[:1].tolist()!r}. Pass rows of every class."
         )
 

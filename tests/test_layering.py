@@ -49,6 +49,7 @@ LEVELS = {
     "_judge": 5,
     "_roles": 5,
     "_frank_wolfe": 4,
+    "_held_out": 4,
     "_post_shifting": 5,
     "_results": 5,
     "_metric_estimator": 5,

@@ -20,7 +20,9 @@ def test_quickstart_reports_and_exports(capsys):
     assert "597 of 597 labels agree" in printed
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/user_guide.md", "docs/retrieval.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/user_guide.md", "docs/retrieval.md", "docs/post_shift.md"]
+)
 def test_code_on_page_runs(page, tmp_path, monkeypatch):
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.S | re.M)
     assert blocks
