@@ -24,11 +24,12 @@ from sk_metricopt._weighting import (
 )
 
 _SELECTION_FOLDS = 8  # of the validation rows, for what is found to be judged on
-_RESERVED = 1  # observation, of what was found
+_RESERVED = 2  # observations: of the average winner, and of what it is judged by
 _STEPS = (1.0, 0.5, 0.25)  # of the way to the elicited weights, until one of them gains
 _SMALLER = 0.6  # what becomes of epsilon where none does
 _LEAST_PROBES, _PROBE_SHARE = 4, 0.25  # of the budget, in one iteration
 _FEW_CHANGES = 2  # decisions that a probe changes at least
+_MOST_MOVED = 0.5  # of the rows that it could change the decision of
 _LARGEST_FACTOR = 16.0  # logarithm of the factor beyond which a probe is not looked for
 _HALVINGS = 6
 _SAME = 1e-9  # relative difference of scores that rounding makes
@@ -189,10 +190,12 @@ class FrankWolfe:
         answers = self.answers
         return weights.decide(self._proba[rows], answers.membership[rows], answers.draws[rows])
 
-    def _record(self, weights, phase, step, proba, decided) -> int:
+    def _model_of(self, weights: Weights) -> Callable[[], object]:
         deployed = weights.after(self._calibrated) if self._observed else None
-        model = cache(partial(self._make_model, deployed))
-        response = ClassifierResponse(self.scoring, proba, decided, model)
+        return cache(partial(self._make_model, deployed))
+
+    def _record(self, weights, phase, step, proba, decided) -> int:
+        response = ClassifierResponse(self.scoring, proba, decided, self._model_of(weights))
         index = self.engine.observe(Observation(step, -1, phase, np.nan), response)
         self._observed.append(weights)
         self._cells.append(self._confusions.of(decided))
@@ -243,6 +246,8 @@ class FrankWolfe:
             only = weights.members[-1].scaled(basis, label, _LARGEST_FACTOR)
             return weights.towards(only, min(wanted / len(rows), 1.0))
         as_is = self._decide(weights, rows)[1] == label
+        movable = np.count_nonzero(as_is if direction < 0 else ~as_is)
+        wanted = min(wanted, _MOST_MOVED * movable)
 
         def scaled(log_factor: float) -> Weights:
             return weights.scaled(basis, label, direction * log_factor)
@@ -298,6 +303,7 @@ class FrankWolfe:
         )
 
     def _winner(self) -> tuple[Weights | None, str]:
+        self._n_searched = len(self._observed)
         weights = self.winner()
         reason = "no weights scored better than the model as it came" if weights is None else ""
         return weights, reason
@@ -310,7 +316,18 @@ class FrankWolfe:
         without : int or None
             Fold of the referee whose rows have no say.
         """
-        winners = self.referee.winners(list(range(len(self._observed))), without)
+        winners = self.referee.winners(list(range(self._n_searched)), without)
         if not winners.any():
             return None
-        return average([self._observed[i] for i in winners]).after(self._calibrated)
+        mean = average([self._observed[i] for i in winners])
+        worst = min(self.referee.score(i, without) for i in set(winners.tolist()))
+        if not self._score_of(mean, without) >= worst:  # what lies between good ones may be bad
+            mean = self._observed[np.bincount(winners).argmax()]
+        return mean.after(self._calibrated)
+
+    def _score_of(self, weights: Weights, without: int | None) -> float:
+        """Score weights: an observation, where all rows have a say."""
+        if without is None:
+            return self._score(self._observe(weights, "judge", 0))
+        response = ClassifierResponse(self.scoring, *self._decide(weights), self._model_of(weights))
+        return self.engine.part_score(response, self.referee.rest(without))

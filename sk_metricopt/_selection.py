@@ -64,6 +64,10 @@ class Referee:
             self._known[key] = np.array([self._engine.resampled(index, bag) for bag in bags])
         return self._known[key]
 
+    def rest(self, fold: int) -> np.ndarray:
+        """Rows outside a selection fold."""
+        return self._rest[fold]
+
     def standard_error(self, index: int, reference: int) -> float:
         """Return the paired standard error of a gain over `reference`."""
         return spread(self.resampled(index) - self.resampled(reference))
@@ -102,7 +106,7 @@ class Referee:
         if without is None:
             score = self._engine.scores[index]
         else:
-            score = self._engine.resampled(index, self._rest[without])
+            score = self._engine.resampled(index, self.rest(without))
         return score if np.isfinite(score) else -np.inf
 
 

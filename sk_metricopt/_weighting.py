@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize
 
-_LEAST = 1e-12  # a class of smaller probability than this has this one
+LEAST = 1e-12  # a class of smaller probability than this has this one
 
 
 class Weights(ABC):
@@ -149,7 +149,7 @@ def weighted_proba(proba: np.ndarray, membership: np.ndarray, weights: np.ndarra
     membership : ndarray of shape (n_samples, n_basis)
     weights : ndarray of shape (n_basis, n_classes) or (n_basis, n_classes, n_classes)
     """
-    proba = np.maximum(proba, _LEAST)
+    proba = np.maximum(proba, LEAST)
     if weights.ndim == 2:
         scores = proba * (membership @ weights)
     else:
@@ -193,7 +193,7 @@ def calibration(
     would be optimal for true ones are not.
     """
     n_basis, (n_rows, n_classes) = membership.shape[1], proba.shape
-    proba, right = np.maximum(proba, _LEAST), np.eye(n_classes)[y]
+    proba, right = np.maximum(proba, LEAST), np.eye(n_classes)[y]
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         log_weights = flat.reshape(n_basis, n_classes)

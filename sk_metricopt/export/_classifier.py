@@ -11,17 +11,29 @@ from torch import Tensor
 from sk_metricopt._skorch import NetBridge
 from sk_metricopt.exceptions import ExportError
 from sk_metricopt.export._kind import GraphKind, Rows
+from sk_metricopt.export._source import INDEX, PROBABILITIES, Source
+from sk_metricopt.export._torch_graph import NetSource
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 TOLERANCE = 1e-5  # of a probability; float32 kernels differ by about 1e-7
-_INDEX = "label_index"
 
 
 def is_classifier_net(net: object) -> bool:
     """Return whether `net` is one of skorch's classifiers."""
     return hasattr(net, "forward_iter") and is_classifier(net)
+
+
+def classifier_net_source(estimator, net) -> Source:
+    """Return what torch is to write of a fitted classifier around `net`, or of `net`."""
+    bridge = NetBridge(net)
+
+    def head(output: Any) -> tuple[Tensor, ...]:
+        proba = bridge.proba(output).float()
+        return cast(Tensor, bridge.decide(proba)), proba
+
+    return NetSource(estimator, bridge, head, (INDEX, PROBABILITIES))
 
 
 class ClassifierGraph(GraphKind):
@@ -30,23 +42,16 @@ class ClassifierGraph(GraphKind):
     Parameters
     ----------
     estimator : estimator
-        A fitted classifier around `net`, or `net`.
-    net : skorch classifier
-        Fitted on encoded labels.
+        A fitted classifier.
+    source : Source
+        Of the index of the label, and of the probabilities.
     labels : {'class', 'index'}
         What 'label' holds.
     """
 
-    traced = (_INDEX, "probabilities")
-    bridge: NetBridge
-
-    def __init__(self, estimator, net, labels: str):
-        super().__init__(estimator, NetBridge(net))
+    def __init__(self, estimator, source: Source, labels: str):
+        super().__init__(estimator, source)
         self.labels = labels
-
-    def head(self, output: Any) -> tuple[Tensor, ...]:
-        proba = self.bridge.proba(output).float()
-        return cast(Tensor, self.bridge.decide(proba)), proba
 
     def expected(self, X) -> Rows:
         labels = np.asarray(self.estimator.predict(X))
@@ -68,7 +73,7 @@ class ClassifierGraph(GraphKind):
             "classes": [c if isinstance(c, int | str) else str(c) for c in classes.tolist()],
             "classes_dtype": str(classes.dtype),
             "labels": self.labels,
-            "threshold": self.net.threshold if self.bridge.binary else None,
+            **self.source.properties(),
         }
 
     def compare(self, got: Rows, expected: Rows, indices: np.ndarray) -> None:
@@ -88,12 +93,12 @@ class ClassifierGraph(GraphKind):
         # As objects, so that labels of unlike kinds are compared rather than refused.
         wrong_labels = labels.astype(object) != expected["label"][indices].astype(object)
         if wrong_probabilities.any() or wrong_labels.any():
-            raise _difference(self.name, errors, wrong_probabilities, wrong_labels)
+            raise self._difference(errors, wrong_probabilities, wrong_labels)
 
     def _classes(self, expected: Rows) -> np.ndarray:
         """Return the value of each class index; a bare net predicts the index itself."""
         n_classes = expected["probabilities"].shape[1]
-        if self.is_bare_net:
+        if is_classifier_net(self.estimator):
             return np.arange(n_classes)
         classes = np.asarray(self.estimator.classes_)
         if len(classes) != n_classes:
@@ -104,6 +109,26 @@ class ClassifierGraph(GraphKind):
             )
         return classes
 
+    def _difference(self, errors, wrong_probabilities, wrong_labels) -> ExportError:
+        n, findings = len(errors), []
+        if wrong_labels.any():
+            findings.append(
+                f"output 'label' differs from predict on {wrong_labels.sum()} of {n} rows"
+            )
+        if wrong_probabilities.any():
+            findings.append(
+                f"output 'probabilities' differs from predict_proba on "
+                f"{wrong_probabilities.sum()} of {n} rows (by up to {errors.max():.2g}, allowed "
+                f"{TOLERANCE:g})"
+            )
+            cause, step = self.source.why_probabilities_differ()
+        else:
+            cause, step = self.source.why_labels_differ()
+        return ExportError(
+            f"The graph of {self.name} does not reproduce it: {'; '.join(findings)}, in a batch of "
+            f"{n}. Likely cause: {cause}. Next step: {step}. No file was written."
+        )
+
 
 def name_labels(model: ModelProto, classes: np.ndarray | None) -> None:
     """Turn the output 'label_index' of `model` into 'label', in place.
@@ -111,7 +136,7 @@ def name_labels(model: ModelProto, classes: np.ndarray | None) -> None:
     Parameters
     ----------
     model : onnx.ModelProto
-        A graph from `torch_graph`.
+        A graph from the source of a classifier.
     classes : ndarray of shape (n_classes,) or None
         Label of each index; None leaves the index.
     """
@@ -120,12 +145,12 @@ def name_labels(model: ModelProto, classes: np.ndarray | None) -> None:
     graph, label = model.graph, model.graph.output[0]
     label.name = "label"
     if classes is None:
-        graph.node.append(helper.make_node("Identity", [_INDEX], ["label"], name="label"))
+        graph.node.append(helper.make_node("Identity", [INDEX], ["label"], name="label"))
     else:
         # Gather takes ints and strings alike, and needs no second operator domain.
         values = numpy_helper.from_array(_class_values(classes), "classes")
         graph.initializer.append(values)
-        graph.node.append(helper.make_node("Gather", ["classes", _INDEX], ["label"], name="label"))
+        graph.node.append(helper.make_node("Gather", ["classes", INDEX], ["label"], name="label"))
         label.type.tensor_type.elem_type = values.data_type
 
 
@@ -140,34 +165,4 @@ def _class_values(classes: np.ndarray) -> np.ndarray:
         "The 'estimator' parameter of to_onnx must have classes_ that are integers, booleans or "
         f"strings. Got dtype {classes.dtype} instead. Use labels='index', and map the index to "
         "a class yourself."
-    )
-
-
-def _difference(name, errors, wrong_probabilities, wrong_labels) -> ExportError:
-    n, findings = len(errors), []
-    if wrong_labels.any():
-        findings.append(f"output 'label' differs from predict on {wrong_labels.sum()} of {n} rows")
-    if wrong_probabilities.any():
-        findings.append(
-            f"output 'probabilities' differs from predict_proba on {wrong_probabilities.sum()} of "
-            f"{n} rows (by up to {errors.max():.2g}, allowed {TOLERANCE:g})"
-        )
-        cause = (
-            "predict_proba does more than the net's module and its nonlinearity, forward depends "
-            "on chance or on the other rows of the batch, or the estimator computes in reduced "
-            "precision (TF32 on a GPU)"
-        )
-        step = "remove that dependence, or move the net to the CPU in full float32, and try again"
-    else:
-        cause = (
-            "predict does not decide by the net's own rule (argmax of the probabilities, or the "
-            "threshold of a binary net), or these rows are tied within rounding"
-        )
-        step = (
-            "put the rule into the net (shift the last bias, or set the threshold of a binary "
-            "net between two scores), and try again"
-        )
-    return ExportError(
-        f"The graph of {name} does not reproduce it: {'; '.join(findings)}, in a batch of {n}. "
-        f"Likely cause: {cause}. Next step: {step}. No file was written."
     )

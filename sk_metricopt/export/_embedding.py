@@ -11,6 +11,7 @@ from sk_metricopt._embedding_net import EmbeddingBridge, is_transformer
 from sk_metricopt._retriever import EmbeddingRetriever
 from sk_metricopt.exceptions import ExportError
 from sk_metricopt.export._kind import GraphKind, Rows
+from sk_metricopt.export._torch_graph import NetSource
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -30,9 +31,6 @@ class EmbeddingGraph(GraphKind):
         Fitted.
     """
 
-    traced = ("embeddings",)
-    bridge: EmbeddingBridge
-
     def __init__(self, estimator, retriever: EmbeddingRetriever):
         embedder = retriever.estimator_
         if is_transformer(embedder):
@@ -41,10 +39,13 @@ class EmbeddingGraph(GraphKind):
                 f"one around {type(embedder).__name__} instead. Export the net it came from, or "
                 "use the transformer's own export."
             )
-        super().__init__(estimator, EmbeddingBridge(embedder, retriever.metric))
+        bridge = EmbeddingBridge(embedder, retriever.metric)
 
-    def head(self, output: Any) -> tuple[Tensor, ...]:
-        return (self.bridge.outputs(output).float(),)
+        def head(output: Any) -> tuple[Tensor, ...]:
+            return (bridge.outputs(output).float(),)
+
+        super().__init__(estimator, NetSource(estimator, bridge, head, ("embeddings",)))
+        self.metric = bridge.metric
 
     def expected(self, X) -> Rows:
         return {"embeddings": np.asarray(self.estimator.transform(X))}
@@ -54,7 +55,7 @@ class EmbeddingGraph(GraphKind):
 
     def properties(self, expected: Rows) -> dict[str, Any]:
         n_components = expected["embeddings"].shape[1]
-        return {"metric": self.bridge.metric, "n_components": n_components}
+        return {"metric": self.metric, "n_components": n_components}
 
     def compare(self, got: Rows, expected: Rows, indices: np.ndarray) -> None:
         embeddings, wanted = got["embeddings"], expected["embeddings"][indices]

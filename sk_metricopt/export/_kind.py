@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor, nn
 
-from sk_metricopt._random import seeded
-from sk_metricopt._skorch import Bridge, evaluating
+from sk_metricopt.export._source import Source
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -20,40 +16,24 @@ Rows = dict[str, np.ndarray]  # values of all rows, by the name of the graph's o
 
 
 class GraphKind(ABC):
-    """A fitted estimator, and what a graph has to do after its module to say the same.
+    """A fitted estimator, and what a graph has to say to say the same.
 
     Parameters
     ----------
     estimator : estimator
-        As it was passed to `to_onnx`: it may be the net, or hold it.
-    bridge : Bridge
-        Around the net.
+        As it was passed to `to_onnx`.
+    source : Source
+        Writes the part of the graph that is not particular to this kind.
     """
 
-    traced: tuple[str, ...]  # outputs of `head`, which `complete` may rename
-
-    def __init__(self, estimator, bridge: Bridge):
+    def __init__(self, estimator, source: Source):
         self.estimator = estimator
-        self.bridge = bridge
-
-    @property
-    def net(self):
-        """The skorch net."""
-        return self.bridge.net
+        self.source = source
 
     @property
     def name(self) -> str:
         """What errors call the estimator."""
         return type(self.estimator).__name__
-
-    @property
-    def is_bare_net(self) -> bool:
-        """Whether the estimator is the net: it takes and gives what nobody converts."""
-        return self.estimator is self.net
-
-    @abstractmethod
-    def head(self, output: Any) -> tuple[Tensor, ...]:
-        """Return the graph's outputs, in the order of `traced`, from the module's."""
 
     @abstractmethod
     def expected(self, X) -> Rows:
@@ -61,7 +41,7 @@ class GraphKind(ABC):
 
     @abstractmethod
     def complete(self, model: ModelProto, expected: Rows) -> None:
-        """Do what torch cannot do, in place."""
+        """Do what the source cannot do, in place."""
 
     @abstractmethod
     def properties(self, expected: Rows) -> dict[str, Any]:
@@ -70,14 +50,3 @@ class GraphKind(ABC):
     @abstractmethod
     def compare(self, got: Rows, expected: Rows, indices: np.ndarray) -> None:
         """Raise ExportError if rows `indices` of `expected` differ from those the graph gave."""
-
-
-@contextmanager
-def left_as_found(bridge: Bridge) -> Iterator[None]:
-    """Put back what predicting changes: train or eval mode, and the global random streams."""
-    with ExitStack() as stack:
-        stack.enter_context(seeded(0, bridge.device))
-        for part in (bridge.net.module_, bridge.net.criterion_):
-            if isinstance(part, nn.Module):
-                stack.enter_context(evaluating(part))
-        yield

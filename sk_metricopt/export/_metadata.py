@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
 PREFIX = "sk_metricopt."
 SCHEMA = "1"
-_PACKAGES = ("sk_metricopt", "torch", "skorch", "scikit-learn", "onnx")
 
 
 def model_properties(
-    estimator, of_kind: Mapping[str, Any], input_shape: tuple[int, ...]
+    estimator,
+    of_kind: Mapping[str, Any],
+    input_shape: tuple[int, ...],
+    packages: Sequence[str],
 ) -> dict[str, str]:
     """Return what a file says of itself; strings stay as they are, the rest becomes JSON.
 
@@ -31,6 +33,8 @@ def model_properties(
         What only files of this kind say; None is left out.
     input_shape : tuple of int
         Shape of a row.
+    packages : sequence of str
+        Whose versions matter, beside those of all files.
     """
     found = {
         "schema": SCHEMA,
@@ -38,7 +42,7 @@ def model_properties(
         "n_features": _n_features(estimator, input_shape),
         "input_shape": list(input_shape),
         "feature_names": getattr(estimator, "feature_names_in_", None),
-        "versions": _versions(),
+        "versions": _versions("sk_metricopt", *packages, "scikit-learn", "onnx"),
         "scorer": _scorer_name(estimator),
         "score_before": _finite(getattr(estimator, "initial_score_", None)),
         "score_after": _finite(getattr(estimator, "best_score_", None)),
@@ -52,7 +56,7 @@ def set_properties(model: ModelProto, properties: dict[str, str]) -> None:
     from onnx import helper
 
     model.producer_name = "sk_metricopt"
-    model.producer_version = _versions().get("sk_metricopt", "")
+    model.producer_version = _versions("sk_metricopt").get("sk_metricopt", "")
     helper.set_model_props(model, properties)
 
 
@@ -95,9 +99,9 @@ def _finite(score: float | None) -> float | None:
     return None if score is None or not math.isfinite(score) else float(score)
 
 
-def _versions() -> dict[str, str]:
+def _versions(*packages: str) -> dict[str, str]:
     found = {}
-    for package in _PACKAGES:
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:  # run from a checkout

@@ -11,17 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sklearn.utils.validation import check_is_fitted
 
 from sk_metricopt._optional import import_optional_dependency
-from sk_metricopt._retriever import EmbeddingRetriever
-from sk_metricopt._skorch import takes_integers
-from sk_metricopt.export._classifier import ClassifierGraph, is_classifier_net
-from sk_metricopt.export._embedding import EmbeddingGraph
-from sk_metricopt.export._kind import GraphKind, left_as_found
+from sk_metricopt.export._choice import graph_kind
 from sk_metricopt.export._metadata import caller_properties, model_properties, set_properties
 from sk_metricopt.export._parity import check_parity
-from sk_metricopt.export._torch_graph import export_lock, torch_graph
+from sk_metricopt.export._source import Source
+from sk_metricopt.export._torch_graph import export_lock
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -49,8 +45,10 @@ def to_onnx(
 
     Parameters
     ----------
-    estimator : MetricOptFinetuner, EmbeddingRetriever or skorch classifier
-        Fitted: a :class:`~sk_metricopt.MetricOptFinetuner` around a classifier or a retriever, an
+    estimator : MetricOptFinetuner, PostShiftClassifier, EmbeddingRetriever or skorch classifier
+        Fitted: a :class:`~sk_metricopt.MetricOptFinetuner` around a classifier or a retriever, a
+        :class:`~sk_metricopt.PostShiftClassifier` around one of these, a net, or any classifier or
+        Pipeline of numeric columns that skl2onnx converts, an
         :class:`~sk_metricopt.EmbeddingRetriever` around a net or module, a
         :class:`~skorch.classifier.NeuralNetClassifier` or a
         :class:`~skorch.classifier.NeuralNetBinaryClassifier`. It is left unchanged.
@@ -72,14 +70,17 @@ def to_onnx(
     -------
     onnx.ModelProto
         The graph, with the properties 'sk_metricopt.versions', 'sk_metricopt.scorer',
-        'sk_metricopt.classes' of a classifier, 'sk_metricopt.metric' of a retriever, and others.
+        'sk_metricopt.classes' of a classifier, 'sk_metricopt.weights' of a post-shift,
+        'sk_metricopt.metric' of a retriever, and others.
 
     Raises
     ------
     ExportError
-        If the module cannot be translated, or the graph does not reproduce the estimator.
+        If the estimator cannot be translated, or the graph does not reproduce it. A post-shift by
+        groups of rows (`basis`) or by chance (`randomized`) is none that a graph can hold.
     ImportError
-        If onnx, onnxscript or onnxruntime is missing.
+        If onnx, onnxruntime, or what writes the graph (onnxscript for a net, skl2onnx for other
+        classifiers) is missing.
 
     See Also
     --------
@@ -90,8 +91,10 @@ def to_onnx(
     -----
     Weights are part of the file and nothing else is: no second file, no local path. The input is
     float32, or int64 for modules with an embedding table. A skorch net on its own predicts the
-    index of a class, whatever its ``classes_``, and so does its graph. The gallery of a retriever
-    is not part of the file; see :class:`OnnxPredictor` for search without torch.
+    index of a class, whatever its ``classes_``, and so does its graph. A post-shift adds its
+    weights after the classifier's probabilities, and nothing where its guard kept the classifier
+    as it was. The gallery of a retriever is not part of the file; see :class:`OnnxPredictor` for
+    search without torch.
 
     Examples
     --------
@@ -109,23 +112,24 @@ def to_onnx(
     >>> [output.name for output in model.graph.output]
     ['label', 'probabilities']
     """
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        import_optional_dependency(name, "onnx,cpu")
-    from onnx.checker import check_model
-
     _check_options(opset, labels)
     target = _check_path(path)
     extra_properties = caller_properties(metadata)
-    kind = _graph_kind(estimator, labels)
-    rows = _graph_rows(X, kind)
+    kind = graph_kind(estimator, labels)
+    source = kind.source
+    for name in ("onnx", *source.libraries, "onnxruntime"):
+        import_optional_dependency(name, "onnx,cpu")
+    from onnx.checker import check_model
 
-    with export_lock, left_as_found(kind.bridge):
-        # A bare net takes arrays of its own dtype only; the others convert by themselves.
-        expected = kind.expected(rows if kind.is_bare_net else X)
-        model = torch_graph(kind, rows, opset)
+    rows = _graph_rows(X, source)
+    with export_lock, source.left_as_found():
+        expected = kind.expected(rows if source.takes_rows else X)
+        model = source.trace(rows, opset)
     kind.complete(model, expected)
     check_model(model, full_check=True)
-    properties = model_properties(estimator, kind.properties(expected), rows.shape[1:])
+    properties = model_properties(
+        estimator, kind.properties(expected), rows.shape[1:], source.packages
+    )
     set_properties(model, properties | extra_properties)
     serialized = model.SerializeToString()
     check_parity(serialized, rows, expected, kind)
@@ -159,35 +163,7 @@ def _check_path(path: str | os.PathLike[str] | None) -> Path | None:
     return target
 
 
-def _graph_kind(estimator, labels: str) -> GraphKind:
-    """Return what to make of `estimator`: the one place that tells kinds of graphs apart."""
-    for model in (estimator, getattr(estimator, "estimator_", None)):
-        if is_classifier_net(model):
-            model.check_is_fitted()
-            return ClassifierGraph(estimator, model, labels)
-        if isinstance(model, EmbeddingRetriever):
-            check_is_fitted(model)
-            _check_no_labels(labels)
-            return EmbeddingGraph(estimator, model)
-    if hasattr(estimator, "fit"):
-        check_is_fitted(estimator)
-    raise TypeError(
-        "The 'estimator' parameter of to_onnx must be a fitted MetricOptFinetuner, "
-        "EmbeddingRetriever, NeuralNetClassifier or NeuralNetBinaryClassifier. "
-        f"Got {type(estimator).__name__} instead. Pass the one inside it, for example "
-        "pipeline[-1] with X as the steps before it leave it, or search.best_estimator_."
-    )
-
-
-def _check_no_labels(labels: str) -> None:
-    if labels != "class":
-        raise ValueError(
-            "The 'labels' parameter of to_onnx must be left out for a retriever, whose graph gives "
-            f"embeddings and no labels. Got {labels!r} instead. Leave it out."
-        )
-
-
-def _graph_rows(X, kind: GraphKind) -> np.ndarray:
+def _graph_rows(X, source: Source) -> np.ndarray:
     """Return `X` as the graph will get it."""
     if X is None:
         raise ValueError(_wanted_rows("None"))
@@ -197,10 +173,7 @@ def _graph_rows(X, kind: GraphKind) -> np.ndarray:
         raise TypeError(_wanted_rows(got))
     if len(values) == 0:
         raise ValueError(_wanted_rows(f"an empty array of shape {values.shape}"))
-    # The finetuner converts to what it was fitted on; a bare net takes floats for floats.
-    as_index = takes_integers(kind.net) and not (kind.is_bare_net and values.dtype.kind == "f")
-    dtype = getattr(kind.estimator, "_dtype", np.int64 if as_index else np.float32)
-    return np.ascontiguousarray(values, dtype=dtype)
+    return np.ascontiguousarray(values, dtype=source.dtype(values))
 
 
 def _wanted_rows(got: str) -> str:

@@ -1,4 +1,4 @@
-"""The torch part of an ONNX graph: a module, and what its kind of graph does after it."""
+"""Graphs that torch writes: a skorch net's module, and what follows it."""
 
 from __future__ import annotations
 
@@ -6,77 +6,130 @@ import copy
 import logging
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sk_metricopt._random import seeded
+from sk_metricopt._skorch import Bridge, evaluating, takes_integers
 from sk_metricopt.exceptions import ExportError
-from sk_metricopt.export._kind import GraphKind
+from sk_metricopt.export._source import BATCH, INPUT, Source
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-INPUT = "X"
-
 # torch.export keeps global state: two exports at once fail.
 export_lock = threading.RLock()
 
-
-class _Traced(nn.Module):
-    """A private copy of a net's module, followed by the head of its kind."""
-
-    def __init__(self, kind: GraphKind):
-        super().__init__()
-        self.kind = kind
-        module = getattr(kind.bridge.module, "_orig_mod", kind.bridge.module)  # torch.compile
-        # A copy, since the exported program would alias the live weights.
-        self.module = copy.deepcopy(module).cpu().eval()
-
-    def forward(self, X: Tensor) -> tuple[Tensor, ...]:
-        return self.kind.head(self.module(X))
+Head = Callable[[Any], tuple[Tensor, ...]]  # from the module's output to the graph's
 
 
-def torch_graph(kind: GraphKind, rows: np.ndarray, opset: int) -> ModelProto:
-    """Return the graph from 'X' to the outputs that `kind` has torch write.
+class NetSource(Source):
+    """A skorch net.
 
     Parameters
     ----------
-    kind : GraphKind
-        What to export. The module of its net is copied.
-    rows : ndarray of shape (n_samples, ...)
-        Example input; the first axis becomes dynamic, the others keep their length.
-    opset : int
-        Opset of the graph.
-
-    Returns
-    -------
-    onnx.ModelProto
-        Without stack traces: they hold paths and source lines of this machine.
+    estimator : estimator
+        It may be the net, or hold it.
+    bridge : Bridge
+        Around the net. Its module is copied.
+    head : callable
+        Returns the graph's outputs from the module's.
+    outputs : tuple of str
+        Their names.
     """
-    # One row would make torch specialise the batch axis to 1, silently.
-    example = torch.from_numpy(rows[np.arange(2) % len(rows)])
-    with export_lock, _quiet():
-        try:
-            program = torch.onnx.export(
-                _Traced(kind),
-                (example,),
-                dynamo=True,
-                opset_version=opset,
-                input_names=[INPUT],
-                output_names=list(kind.traced),
-                dynamic_shapes=({0: "batch"},),
-                verbose=False,
-            )
-            model = _without_traces(program)
-        except Exception as exc:
-            raise _translation_error(kind.bridge.module, exc) from exc
-    _check_opset(model, opset)
-    _check_batch_axis(model)
-    return model
+
+    libraries = ("onnxscript",)
+    packages = ("torch", "skorch")
+
+    def __init__(self, estimator, bridge: Bridge, head: Head, outputs: tuple[str, ...]):
+        self._estimator = estimator
+        self._bridge = bridge
+        self._head = head
+        self._outputs = outputs
+        # A bare net takes arrays of its own dtype only; the others convert by themselves.
+        self.takes_rows = estimator is bridge.net
+
+    def dtype(self, values: np.ndarray) -> Any:
+        # The finetuner converts to what it was fitted on; a bare net takes floats for floats.
+        given_floats = self.takes_rows and values.dtype.kind == "f"
+        as_index = takes_integers(self._bridge.net) and not given_floats
+        return getattr(self._estimator, "_dtype", np.int64 if as_index else np.float32)
+
+    def properties(self) -> dict[str, Any]:
+        is_binary = getattr(self._bridge, "binary", False)
+        return {"threshold": self._bridge.net.threshold if is_binary else None}
+
+    @contextmanager
+    def left_as_found(self) -> Iterator[None]:
+        """Put back train or eval mode, and the global random streams."""
+        with ExitStack() as stack:
+            stack.enter_context(seeded(0, self._bridge.device))
+            for part in (self._bridge.net.module_, self._bridge.net.criterion_):
+                if isinstance(part, nn.Module):
+                    stack.enter_context(evaluating(part))
+            yield
+
+    def trace(self, rows: np.ndarray, opset: int) -> ModelProto:
+        # One row would make torch specialise the batch axis to 1, silently.
+        example = torch.from_numpy(rows[np.arange(2) % len(rows)])
+        module = self._bridge.module
+        with export_lock, _quiet():
+            try:
+                program = torch.onnx.export(
+                    _Traced(module, self._head),
+                    (example,),
+                    dynamo=True,
+                    opset_version=opset,
+                    input_names=[INPUT],
+                    output_names=list(self._outputs),
+                    dynamic_shapes=({0: BATCH},),
+                    verbose=False,
+                )
+                model = _without_traces(program)
+            except Exception as exc:
+                raise _translation_error(module, exc) from exc
+        _check_opset(model, opset)
+        _check_batch_axis(model)
+        return model
+
+    def why_probabilities_differ(self) -> tuple[str, str]:
+        cause = (
+            "predict_proba does more than the net's module and its nonlinearity, forward depends "
+            "on chance or on the other rows of the batch, or the estimator computes in reduced "
+            "precision (TF32 on a GPU)"
+        )
+        step = "remove that dependence, or move the net to the CPU in full float32, and try again"
+        return cause, step
+
+    def why_labels_differ(self) -> tuple[str, str]:
+        cause = (
+            "predict does not decide by the net's own rule (argmax of the probabilities, or the "
+            "threshold of a binary net), or these rows are tied within rounding"
+        )
+        step = (
+            "put the rule into the net (shift the last bias, or set the threshold of a binary "
+            "net between two scores), and try again"
+        )
+        return cause, step
+
+
+class _Traced(nn.Module):
+    """A private copy of a net's module, followed by its head."""
+
+    def __init__(self, module: nn.Module, head: Head):
+        super().__init__()
+        module = getattr(module, "_orig_mod", module)  # torch.compile
+        # A copy, since the exported program would alias the live weights.
+        self.module = copy.deepcopy(module).cpu().eval()
+        self.head = head
+
+    def forward(self, X: Tensor) -> tuple[Tensor, ...]:
+        return self.head(self.module(X))
 
 
 @contextmanager
