@@ -17,6 +17,7 @@ from sklearn.model_selection import TunedThresholdClassifierCV
 
 from benchmarks.baselines import SHIFT_DECAY, SHIFT_GRID, KnownAnswers
 from benchmarks.tasks import Split
+from sk_metricopt._weighting import calibration
 
 CV = 5
 THRESHOLDS = 100  # of TunedThresholdClassifierCV, in each fold
@@ -199,10 +200,12 @@ def bias(problem: Problem) -> Result:
     return search.result()
 
 
-def threshold(search: Search) -> None:
-    """Try the quantiles of the log-score difference as thresholds."""
+def threshold(search: Search, weights: np.ndarray | None = None) -> None:
+    """Try the quantiles of the log-score difference as thresholds, of weighted rows if asked."""
     levels = np.linspace(0, 1, search.left + 2)[1:-1]
-    for at in np.quantile(search.log_proba[:, 0] - search.log_proba[:, 1], levels):
+    difference = search.log_proba[:, 0] - search.log_proba[:, 1]
+    method = "linear" if weights is None else "inverted_cdf"
+    for at in np.quantile(difference, levels, weights=weights, method=method):
         search.observe(np.array([[0.0, at + 1e-9]]))
 
 
@@ -210,6 +213,24 @@ def bias_balanced(problem: Problem) -> Result:
     """Search shifts from the better of none and those that balance classes."""
     search = Search(problem)
     search.observe(balancing(problem))
+    search.coordinates()
+    return search.result()
+
+
+def bias_informed(problem: Problem) -> Result:
+    """Search shifts from the starts that post-shifting has, calibrated ones among them.
+
+    With two classes, thresholds at quantiles of the rows of which both classes have as many.
+    """
+    search, y = Search(problem), problem.split.y_val
+    n_classes = search.log_proba.shape[1]
+    if n_classes == 2:
+        threshold(search, 1 / np.bincount(y)[y])
+        return search.result()
+    one, equal = np.ones((len(y), 1)), np.ones(len(y))
+    calibrated = calibration(np.exp(search.log_proba), y, one, equal)
+    search.observe(calibrated)
+    search.observe(calibrated + balancing(problem))
     search.coordinates()
     return search.result()
 
@@ -232,6 +253,7 @@ BASELINES: dict[str, Callable[[Problem], Result]] = {
     "tuned_threshold_val": tuned_threshold_val,
     "bias": bias,
     "bias_balanced": bias_balanced,
+    "bias_informed": bias_informed,
     "reweighted": reweighted,
     "balanced_plugin": balanced_plugin,
 }

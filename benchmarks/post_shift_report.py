@@ -31,6 +31,8 @@ validation rows.
   thresholds on the validation rows
 - bias: per-class shifts of log-probabilities by coordinate search, a threshold with two classes, as
   many observations. bias_balanced: started where classes are balanced if that is better
+- bias_informed: the same from what post_shift starts from, calibrated and balanced; with two
+  classes, thresholds at quantiles of rows of which both classes have as many
 - reweighted: trained again with class_weight="balanced". balanced_plugin: probabilities divided by
   class shares of the validation rows. Neither observes the metric
 - post_shift: `PostShiftClassifier` with its defaults on the validation rows. Others differ by
@@ -42,8 +44,10 @@ test over tasks, on gain/(best-base)) promise more than they should; W/L by data
 gain/(best-base) is the share of the way to the best possible score. Harmed are runs that end below
 the base score, "5%" is that quantile of gains. W/T/L counts the runs that post_shift won, tied or
 lost against the row, "post_shift over it" is the mean paired difference in gain. Imbalanced are
-tasks whose largest class is at least 3 times the smallest. Methods on all rows are left out where
-labels are noisy, so that their means are over fewer tasks."""
+tasks whose largest class is at least 3 times the smallest. CPU s are those of a method alone: where
+it trains the classifier again (none_all, tuned_threshold, reweighted, post_shift_cv) that is part
+of it. Methods on all rows are left out where labels are noisy, so that their means are over fewer
+tasks."""
 ADULT = """The setting of Hiranandani et al. (2021) on black-box fairness. The metric is the
 geometric mean of the true positive and true negative rates of women and of men, on the official
 test part. Training labels are right, or positives are recorded as negatives: 30 % of women's, 10 %

@@ -77,7 +77,8 @@ class Basis:
         return np.eye(len(known))[[known[key] for key in keys]]
 
     def _columns(self) -> list:
-        return np.asarray(self._basis).ravel().tolist()
+        columns = np.asarray(self._basis).ravel()
+        return (np.flatnonzero(columns) if columns.dtype == bool else columns).tolist()
 
     def _keys(self, X) -> list[tuple]:
         """The group of each row: its values in the columns."""
@@ -96,7 +97,14 @@ class Basis:
 def _as_list(column) -> list:
     array = column.toarray() if hasattr(column, "toarray") else np.asarray(column)
     # Missing values are a group as well, and one is like the other.
-    return [None if value != value else value for value in array.ravel().tolist()]
+    return [None if _is_missing(value) else value for value in array.ravel().tolist()]
+
+
+def _is_missing(value) -> bool:
+    try:
+        return bool(value != value)
+    except TypeError:  # what pandas says of its own missing value
+        return True
 
 
 def _checked(values, n_rows: int, n_basis: int | None) -> np.ndarray:
@@ -141,7 +149,8 @@ def _check_independent(membership: np.ndarray) -> None:
     rank = np.linalg.matrix_rank(membership)
     if rank < membership.shape[1]:
         raise ValueError(
-            f"The 'basis' parameter of {_CALLER} must be linearly independent functions: else the "
-            f"equations for their weights are singular. Got rank {rank} of {membership.shape[1]} "
-            "on the validation rows. Drop columns that others add up to."
+            f"The 'basis' parameter of {_CALLER} must be linearly independent functions: the "
+            "system of equations for the weights of others is singular, they cannot be told apart. "
+            f"Got rank {rank} of {membership.shape[1]} on the validation rows. Drop columns that "
+            "others add up to."
         )

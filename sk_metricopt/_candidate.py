@@ -53,7 +53,7 @@ class KnownRows:
 def _keys(X) -> list:
     """What tells rows apart, whatever container they are in."""
     if issparse(X):
-        rows = X.tocsr()
+        rows = X.tocsr(copy=True)
         rows.sum_duplicates()
         starts = zip(rows.indptr[:-1], rows.indptr[1:], strict=True)
         return [(rows.indices[a:b].tobytes(), rows.data[a:b].tobytes()) for a, b in starts]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import islice
+from itertools import count, islice
 
 import numpy as np
 
@@ -23,8 +23,8 @@ from sk_metricopt._weighting import (
     weighted_proba,
 )
 
-_SELECTION_FOLDS = 8  # of the validation rows, for what is found to be judged on
 _RESERVED = 2  # observations: of the average winner, and of what it is judged by
+_LEAST_SEARCH = 3  # observations: two starts and a probe
 _STEPS = (1.0, 0.5, 0.25)  # of the way to the elicited weights, until one of them gains
 _SMALLER = 0.6  # what becomes of epsilon where none does
 _LEAST_PROBES, _PROBE_SHARE = 4, 0.25  # of the budget, in one iteration
@@ -77,7 +77,7 @@ class KnownAnswers:
 class Settings:
     """How the search goes about it; see PostShiftClassifier for the meaning."""
 
-    n_iter: int
+    n_iter: int | None
     epsilon: float
     with_offsets: bool
     randomized: bool
@@ -106,6 +106,8 @@ class FrankWolfe:
     Attributes
     ----------
     referee : Referee
+    resampling : StratifiedResampling
+        By class and basis function.
     """
 
     def __init__(
@@ -134,19 +136,19 @@ class FrankWolfe:
         self._cells: list[np.ndarray] = []
         self._decided: list[np.ndarray] = []
         strata = answers.y * membership.shape[1] + membership.argmax(axis=1)
-        resampling = StratifiedResampling(strata)
-        self.referee = Referee(engine, resampling, _SELECTION_FOLDS, rng, n_resamples)
+        self.resampling = StratifiedResampling(strata)
+        self.referee = Referee(engine, self.resampling, 0, rng, n_resamples)
 
     def search(self) -> tuple[Weights | None, str]:
         """Return weights on the probabilities, or None and why."""
         self._observe_as_came()
-        if self._left < 1:
-            return None, "there were no observations left to search with"
+        if self._left < _LEAST_SEARCH:
+            return None, f"a search takes {1 + _LEAST_SEARCH + _RESERVED} observations or more"
         current = self._best_of(0, self._starts())
-        probes, epsilon = self._probes(), self.settings.epsilon
-        for iteration in range(self.settings.n_iter):
-            current = self._best_of(current, self._probe(current, probes, epsilon))
-            if iteration == 0 and not self._reacts():
+        probes, epsilon, n_iter = self._probes(), self.settings.epsilon, self.settings.n_iter
+        for iteration in count(1) if n_iter is None else range(1, n_iter + 1):
+            current = self._best_of(current, self._probe(current, probes, epsilon, iteration))
+            if iteration == 1 and not self._reacts():
                 return None, self._why_no_reaction()
             if self._left < 1:
                 break
@@ -208,11 +210,14 @@ class FrankWolfe:
         """Observe calibrated probabilities, and classes weighted as if all were as frequent."""
         prior = self._confusions.prior
         balanced = np.where(prior > 0, -np.log(np.maximum(prior, 1e-12)), 0.0)
-        starts = [self._weights(np.zeros_like(prior)), self._weights(balanced)]
-        return [self._observe(start, "explore", 0) for start in starts[: self._left]]
+        starts = self._weights(np.zeros_like(prior)), self._weights(balanced)
+        return [self._observe(start, "explore", 0) for start in starts]
 
     def _probes(self) -> Iterator[_Probe]:
-        """Yield (basis, class, direction) forever: up in the first round, later both ways."""
+        """Yield (basis, class, direction) forever: up in the first round, later both ways.
+
+        By chance a class can only be decided for more often.
+        """
         n_basis, n_classes = self._confusions.prior.shape
         classes = [(m, k) for m in range(n_basis) for k in range(n_classes)]
         directions = [1]
@@ -220,15 +225,17 @@ class FrankWolfe:
             order = [(m, k, d) for m, k in classes for d in directions]
             for i in self.rng.permutation(len(order)):
                 yield order[i]
-            directions = [1, -1]
+            directions = [1] if self.settings.randomized else [1, -1]
 
-    def _probe(self, current: int, probes: Iterator[_Probe], epsilon: float) -> list[int]:
+    def _probe(
+        self, current: int, probes: Iterator[_Probe], epsilon: float, iteration: int
+    ) -> list[int]:
         """Observe some of the weights around the current ones."""
         most = max(_LEAST_PROBES, int(_PROBE_SHARE * self.engine.budget))
-        n = max(0, min(self._confusions.prior.size, most, self._left))
+        n = min(self._confusions.prior.size, most, self._left)
         around = self._observed[current]
         found = [self._probing(around, *which, epsilon) for which in islice(probes, n)]
-        return [self._observe(weights, "explore", 0) for weights in found]
+        return [self._observe(weights, "explore", iteration) for weights in found]
 
     def _probing(
         self, weights: Weights, basis: int, label: int, direction: int, epsilon: float
@@ -241,6 +248,8 @@ class FrankWolfe:
         rows = np.flatnonzero(answers.membership[:, basis] > 0)
         if len(rows) > _ENOUGH_ROWS:
             rows = self.rng.permutation(rows)[:_ENOUGH_ROWS]
+        if not len(rows):
+            return weights
         wanted = max(_FEW_CHANGES, epsilon * np.count_nonzero(answers.y[rows] == label))
         if isinstance(weights, Mixture):
             only = weights.members[-1].scaled(basis, label, _LARGEST_FACTOR)
@@ -268,12 +277,12 @@ class FrankWolfe:
         """Go towards the weights elicited here; return where that leads."""
         target = self._elicited(current)
         if self.settings.randomized:  # the steps of Frank and Wolfe
-            steps: tuple[float, ...] = (2 / (iteration + 2),)
+            steps: tuple[float, ...] = (2 / (iteration + 1),)
         else:
             steps = _STEPS
         for step in steps[: self._left]:
             weights = self._observed[current].towards(target, step)
-            following = self._observe(weights, "guide", iteration + 1)
+            following = self._observe(weights, "guide", iteration)
             if self._score(following) > self._score(current):
                 return following
         return current
@@ -303,31 +312,12 @@ class FrankWolfe:
         )
 
     def _winner(self) -> tuple[Weights | None, str]:
-        self._n_searched = len(self._observed)
-        weights = self.winner()
-        reason = "no weights scored better than the model as it came" if weights is None else ""
-        return weights, reason
-
-    def winner(self, without: int | None = None) -> Weights | None:
-        """Return the average of the winners on resamples, None for the model as it came.
-
-        Parameters
-        ----------
-        without : int or None
-            Fold of the referee whose rows have no say.
-        """
-        winners = self.referee.winners(list(range(self._n_searched)), without)
+        """Return the average of the winners on resamples, None for the model as it came."""
+        winners = self.referee.winners(list(range(len(self._observed))))
         if not winners.any():
-            return None
-        mean = average([self._observed[i] for i in winners])
-        worst = min(self.referee.score(i, without) for i in set(winners.tolist()))
-        if not self._score_of(mean, without) >= worst:  # what lies between good ones may be bad
-            mean = self._observed[np.bincount(winners).argmax()]
-        return mean.after(self._calibrated)
-
-    def _score_of(self, weights: Weights, without: int | None) -> float:
-        """Score weights: an observation, where all rows have a say."""
-        if without is None:
-            return self._score(self._observe(weights, "judge", 0))
-        response = ClassifierResponse(self.scoring, *self._decide(weights), self._model_of(weights))
-        return self.engine.part_score(response, self.referee.rest(without))
+            return None, "no weights scored better than the model as it came"
+        found = average([self._observed[i] for i in winners])
+        worst = min(self._score(i) for i in winners)
+        if not self._score(self._observe(found, "judge", 0)) >= worst:
+            found = self._observed[np.bincount(winners).argmax()]  # between good ones may be bad
+        return found.after(self._calibrated), ""

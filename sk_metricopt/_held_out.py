@@ -80,6 +80,11 @@ def fitted(
     (X, y), params, given = training, routed.estimator.fit, routed.scorer.score
     everything = np.arange(len(y))
     if validation is not None:
+        if splitting.cv is not None:
+            raise ValueError(
+                f"The 'cv' parameter of {_CALLER} must be None where X_val and y_val are given, on "
+                f"which the metric is observed. Got {splitting.cv!r:.200}. Leave one of them out."
+            )
         trained_on = everything
         rows = ValidationRows(validation[0], validation[1], given)
         _validation.check_validation_params(given, len(rows), _CALLER)

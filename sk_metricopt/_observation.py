@@ -138,10 +138,9 @@ class ObservationEngine:
 
     def resampled(self, index: int, rows: np.ndarray) -> float:
         """Return the score of observation `index` on the given rows only; NaN if that fails."""
-        return self.part_score(self._responses[index], rows) if len(rows) else np.nan
-
-    def part_score(self, response: Response, rows: np.ndarray) -> float:
-        """Return the score of a response on the given rows only; NaN if that fails."""
+        if not len(rows):
+            return np.nan
+        response = self._responses[index]
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # ill-defined on a few rows: of no use to anyone

@@ -30,9 +30,10 @@ from sk_metricopt._post_shifting import PostShifting
 from sk_metricopt._progress import progress_bar
 from sk_metricopt._random import draw_seed, seeded
 from sk_metricopt._results import set_results
-from sk_metricopt._weighting import Mixture, Weighting, Weights
+from sk_metricopt._weighting import Mixture, Weighting, Weights, draws_of
 
 _CALLER = "PostShiftClassifier"
+_OF_ESTIMATOR = ("n_features_in_", "feature_names_in_")
 
 
 class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
@@ -61,8 +62,8 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
         What weights may differ between besides classes: columns of `X`, by position or name, whose
         values name groups, or a callable ``basis(X)`` that returns memberships of at least 0, of
         shape (n_samples, n_basis).
-    n_iter : int, default=10
-        Gradients elicited at most.
+    n_iter : int or None, default=None
+        Gradients elicited at most. If None, until the observations are spent.
     epsilon : float, default=0.2
         How far probing classifiers go: the share of a class's rows by which they decide for it more
         or less often.
@@ -71,7 +72,8 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
         can reach what no weights can where many rows have the same probabilities. If False, by
         the best weights found.
     max_observations : int, default=50
-        Metric observations allowed, the one of the model as it came included.
+        Metric observations allowed, the one of the model as it came included; a search takes 6 or
+        more.
     validation_fraction : float, default=0.2
         Share of the rows that is split off to observe the metric on, where neither `cv` nor
         validation rows are given and there is an estimator to train.
@@ -138,10 +140,9 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
     sees are real ones. And the linear system is solved by ridge regression on all observations
     made, since that of the probes alone is square and magnifies noise.
 
-    The gain is judged by repeating the search without each of eight folds of the validation rows,
-    unless there is a single threshold to find. This calls the scorer on parts of the rows, about
-    ten times as often as there are observations, and changes whether the weights may be used, not
-    the weights.
+    The gain is judged by repeating the search without each of eight folds of the validation rows.
+    This calls the scorer on parts of the rows, some thirty times as often as there are
+    observations (`n_scorer_calls_`), and changes whether the weights may be used, not the weights.
 
     References
     ----------
@@ -170,7 +171,7 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
         "scoring": "no_validation",  # check_one_metric says more than a list of all names
         "weighting": [StrOptions({"diagonal", "full"})],
         "basis": [StrOptions({"class"}), "array-like", callable],
-        "n_iter": [Interval(Integral, 1, None, closed="left")],
+        "n_iter": [Interval(Integral, 1, None, closed="left"), None],
         "epsilon": [Interval(Real, 0, 1, closed="right")],
         "randomized": ["boolean"],
         "max_observations": [Interval(Integral, 1, None, closed="left")],
@@ -188,7 +189,7 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
         scoring=None,
         weighting="diagonal",
         basis="class",
-        n_iter=10,
+        n_iter=None,
         epsilon=0.2,
         randomized=False,
         max_observations=50,
@@ -265,7 +266,7 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
             model = copy.copy(self)
             model._basis, model._seed, model._weights = basis, seed, weights
             model.estimator_, model.classes_, model.scorer_ = estimator, classes, scorer
-            for name in ("n_features_in_", "feature_names_in_"):
+            for name in _OF_ESTIMATOR:
                 model.__dict__.pop(name, None)
                 if hasattr(estimator, name):
                     setattr(model, name, getattr(estimator, name))
@@ -284,6 +285,8 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
             engine = ObservationEngine(scoring, self.max_observations, tick, _CALLER)
             post_shifting = PostShifting(answers, scoring, engine, model_of, self._settings(), rng)
             weights, verdict = post_shifting.run()
+        for name in _OF_ESTIMATOR:
+            self.__dict__.pop(name, None)
         self.__dict__.update(model_of(weights).__dict__)
         set_results(self, verdict, engine)
         self._set_weights(membership.shape[1])
@@ -329,8 +332,9 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
     def predict_proba(self, X):
         """Predict weighted class probabilities.
 
-        They sum to 1 and the largest decides. They are no longer frequencies: for these ask
-        `estimator_`. With ``randomized=True`` they are the chances of each decision.
+        Weighted, they sum to 1, the largest decides, and they are no longer frequencies: for these
+        ask `estimator_`. With ``randomized=True`` they are the chances of each decision. Unless
+        `improved_` they are those of `estimator_`.
 
         Parameters
         ----------
@@ -349,7 +353,7 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
     def _decide(self, X) -> tuple[np.ndarray, np.ndarray]:
         X = _validation.as_array(X)
         proba = np.asarray(self.estimator_.predict_proba(X), dtype=np.float64)
-        draws = np.random.RandomState(self._seed).random_sample(len(proba))
+        draws = draws_of(proba, self._seed)
         return self._weights.decide(proba, self._basis.membership(X), draws)
 
     def __sklearn_is_fitted__(self) -> bool:

@@ -14,6 +14,7 @@ from sk_metricopt._guard import Verdict, guarded, unchanged
 from sk_metricopt._observation import Observation, ObservationEngine
 from sk_metricopt._weighting import Weights
 
+_FOLDS = 8  # of the validation rows
 _RESAMPLES, _RESAMPLES_OF_PART = 40, 10  # of a search on all rows, and on all but a fold
 
 
@@ -23,9 +24,7 @@ class PostShifting:
     A search that has seen a row finds weights that suit it. So the search is repeated without each
     fold of the rows, and what that finds decides the fold: joined, such decisions tell what
     searching is worth on rows that had no say in any part of it. These repetitions score parts of
-    the rows that have been observed; they tell of the weights, and do not change them. One
-    threshold is too little to suit rows: there it is enough to choose again among what was
-    observed, which tells the same with less noise.
+    the rows that have been observed; they tell of the weights, and do not change them.
 
     Parameters
     ----------
@@ -77,9 +76,10 @@ class PostShifting:
     def _out_of_fold(self, searcher: FrankWolfe) -> tuple[np.ndarray, np.ndarray]:
         """Return probabilities and decisions for each fold by weights found without it."""
         proba, decided = self._answers.proba.copy(), self._answers.decided.copy()
-        n_weights = self._answers.membership.shape[1] * proba.shape[1]
-        for k, fold in enumerate(searcher.referee.folds):
-            weights = searcher.winner(without=k) if n_weights == 2 else self._found_without(fold)
+        fold_of = searcher.resampling.folds(_FOLDS, self._rng)
+        for k in range(fold_of.max() + 1):
+            fold = np.flatnonzero(fold_of == k)
+            weights = self._found_without(fold)
             if weights is not None:
                 there = self._answers.take(fold)
                 proba[fold], decided[fold] = weights.decide(

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 from sklearn.utils import _safe_indexing
+from sklearn.utils.validation import _check_method_params
 
 
 @dataclass
@@ -24,8 +25,11 @@ class ValidationRows:
 
     def take(self, rows: np.ndarray) -> ValidationRows:
         """Return some of the rows."""
-        params = {key: _safe_indexing(value, rows) for key, value in self.params.items()}
-        return ValidationRows(_safe_indexing(self.X, rows), self.y[rows], params)
+        return ValidationRows(_safe_indexing(self.X, rows), self.y[rows], self.params_of(rows))
+
+    def params_of(self, rows: np.ndarray) -> dict:
+        """Return metadata of some rows; what is not one entry per row is for all of them."""
+        return _check_method_params(self.y, self.params, indices=rows)
 
 
 class Response(Protocol):
@@ -60,8 +64,7 @@ class Scoring:
         X, y, params = self.rows.X, self.rows.y.copy(), self.rows.params
         if rows is None:
             return X, y, params
-        of_rows = {key: _safe_indexing(value, rows) for key, value in params.items()}
-        return self.X_of(rows), y[rows], of_rows
+        return self.X_of(rows), y[rows], self.rows.params_of(rows)
 
     def X_of(self, rows: np.ndarray):
         """Return `X` of the rows asked for."""

@@ -26,7 +26,7 @@ class Referee:
     resampling : Resampling
         Of the validation rows.
     n_folds : int
-        Selection folds.
+        Selection folds; 0 where nothing is chosen without some rows.
     rng : numpy.random.RandomState
     n_resamples : int
         Of all validation rows.
@@ -48,8 +48,8 @@ class Referee:
         n_resamples: int = _RESAMPLES,
     ):
         self._engine = engine
-        fold_of = resampling.folds(n_folds, rng)
-        everything = np.arange(len(fold_of))
+        everything = np.arange(len(engine.scoring.rows))
+        fold_of = resampling.folds(n_folds, rng) if n_folds else np.full(len(everything), -1)
         self.folds = [np.flatnonzero(fold_of == k) for k in range(fold_of.max() + 1)]
         self.resamples = resampling.draw(everything, n_resamples, rng)
         self._rest = [np.flatnonzero(fold_of != k) for k in range(len(self.folds))]
@@ -63,10 +63,6 @@ class Referee:
             bags = self.resamples if without is None else self._of_rest[without]
             self._known[key] = np.array([self._engine.resampled(index, bag) for bag in bags])
         return self._known[key]
-
-    def rest(self, fold: int) -> np.ndarray:
-        """Rows outside a selection fold."""
-        return self._rest[fold]
 
     def standard_error(self, index: int, reference: int) -> float:
         """Return the paired standard error of a gain over `reference`."""
@@ -106,7 +102,7 @@ class Referee:
         if without is None:
             score = self._engine.scores[index]
         else:
-            score = self._engine.resampled(index, self.rest(without))
+            score = self._engine.resampled(index, self._rest[without])
         return score if np.isfinite(score) else -np.inf
 
 

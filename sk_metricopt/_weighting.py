@@ -167,7 +167,24 @@ def average(weights: Sequence[Weights]) -> Weights:
     for mixture in weights:
         for member, share in zip(mixture.members, mixture.shares, strict=True):
             share_of[id(member)] = share_of.get(id(member), 0.0) + share / len(weights)
-    return Mixture(tuple(member_of[key] for key in share_of), tuple(share_of.values()))
+    drawn = {key: share for key, share in share_of.items() if share > 0}
+    total = sum(drawn.values())
+    shares = tuple(share / total for share in drawn.values())
+    return Mixture(tuple(member_of[key] for key in drawn), shares)
+
+
+def draws_of(proba: np.ndarray, seed: int) -> np.ndarray:
+    """Return numbers in [0, 1) to decide rows by (n_samples,), the same for the same seed.
+
+    They follow from a row's probabilities and its place: rows predicted one by one are not all
+    drawn alike, and neither are equal rows of one batch.
+    """
+    bits = np.ascontiguousarray(proba, dtype=np.float64).view(np.uint64)
+    odd = np.random.RandomState(seed).randint(2**62, size=bits.shape[1]).astype(np.uint64) * 2 + 1
+    mixed = (bits * odd).sum(axis=1, dtype=np.uint64)
+    mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+    of_place = np.random.RandomState(seed).random_sample(len(proba))
+    return ((mixed >> np.uint64(11)) / 2.0**53 + of_place) % 1.0
 
 
 def average_weighting(

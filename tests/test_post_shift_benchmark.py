@@ -44,7 +44,7 @@ def test_a_shared_search_is_the_search_of_the_guarded_one(problem, method):
     assert shared.n_observations == alone.n_observations_
 
 
-@pytest.mark.parametrize("method", ["bias", "bias_balanced", "post_shift_random", "post_shift_cv"])
+@pytest.mark.parametrize("method", ["bias", "bias_informed", "post_shift_random", "post_shift_cv"])
 def test_searches_keep_to_the_budget_and_better_the_score_they_saw(problem, method):
     row = measure(method, problem, "tasks")
     assert row["n_observations"] <= problem.budget
