@@ -106,7 +106,8 @@ COSTS = np.array([[0.0, 1.0, 2.0], [3.0, 0.0, 1.0], [10.0, 4.0, 0.0]])
 def given(metric, P=P_FIT, y=Y_FIT, **params):
     scorer = make_scorer(metric)
     estimator = FrozenEstimator(Given().fit(P, y))
-    return PostShiftClassifier(estimator, scoring=scorer, random_state=0, **params).fit(P, y)
+    params = {"random_state": 0} | params
+    return PostShiftClassifier(estimator, scoring=scorer, **params).fit(P, y)
 
 
 def counted(y, decided):
@@ -182,8 +183,12 @@ def test_macro_f1_comes_close_to_its_bayes_rule(weighting):
 def test_costs_of_errors_are_met_by_full_weights_best():
     optimum = saved(Y_NEW, (-P_NEW @ COSTS).argmax(axis=1))
     as_came = saved(Y_NEW, P_NEW.argmax(axis=1))
-    full = saved(Y_NEW, given(saved, weighting="full").predict(P_NEW))
-    diagonal = saved(Y_NEW, given(saved).predict(P_NEW))
+
+    def reached(weighting):  # on average: now and then a search ends near where scales alone do
+        models = [given(saved, weighting=weighting, random_state=seed) for seed in range(3)]
+        return np.mean([saved(Y_NEW, model.predict(P_NEW)) for model in models])
+
+    full, diagonal = reached("full"), reached("diagonal")
     assert as_came < optimum - 0.15
     assert full > optimum - 0.015
     assert optimum - full < 0.8 * (optimum - diagonal)
