@@ -81,5 +81,8 @@ def test_checks_of_scikit_learn_are_not_skipped(kind):
     assert get_tags(ESTIMATORS[kind])._skip_test is False
     names = {check.func.__name__ for of, _, check in CHECKS.values() if of == kind}
     assert len(names) > 40
-    assert names >= EXPECTED_FAILED_CHECKS.keys() | EXPECTED_FAILED_CHECKS_OF.get(kind, {}).keys()
+    expected = EXPECTED_FAILED_CHECKS_OF.get(kind, {}).keys()
+    if not get_tags(ESTIMATORS[kind]).non_deterministic:  # of these it is not asked
+        expected |= EXPECTED_FAILED_CHECKS.keys()
+    assert names >= expected
     assert len(EXPECTED_FAILED_CHECKS) <= 1

@@ -209,7 +209,7 @@ def test_post_shift_that_found_its_weights_exports_by_its_method(weighting, tmp_
         scoring="balanced_accuracy",
         weighting=weighting,
         n_iter=2,
-        max_observations=5,
+        max_observations=8,
         guard_z=None,
         random_state=0,
     ).fit(X, NAMES[y])
