@@ -74,7 +74,7 @@ def frozen(X=X, y=Y):
         torch.as_tensor,
         lambda rows: pd.DataFrame(rows, index=np.arange(len(rows))[::-1] * 7),
     ],
-    ids=["csr matrix", "csr array", "coo", "lists", "tensor", "odd index"],
+    ids=["csr matrix", "csr array", "coordinates", "lists", "tensor", "odd index"],
 )
 def test_rows_in_any_container_are_the_same(as_rows, scoring):
     estimator = KNeighborsClassifier(7, algorithm="brute")
