@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import sys
 import traceback
 from functools import lru_cache
@@ -22,7 +21,6 @@ from joblib import Parallel, delayed
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 
-import sk_metricopt
 from benchmarks.post_shift_adult import ADULT_BASELINES, ADULT_OURS, ADULT_TASKS
 from benchmarks.post_shift_baselines import (
     BASELINES,
@@ -39,10 +37,9 @@ from benchmarks.post_shift_tasks import (
     POST_SHIFT_TASKS,
     imbalance,
     make_estimator,
-    select,
 )
-from benchmarks.provenance import clock, provenance, seconds_since
-from benchmarks.tasks import Split, data_home
+from benchmarks.provenance import clock, provenance, seconds_since, source_digest
+from benchmarks.tasks import Split, data_home, select_tasks
 from sk_metricopt import PostShiftClassifier
 
 OURS: dict[str, dict] = {
@@ -161,15 +158,6 @@ def fits(method: str, task) -> bool:
     return method not in BINARY_ONLY or task.dataset in BINARY
 
 
-def _source() -> str:
-    """A digest of the code that is measured: "modified" alone would not tell two states apart."""
-    digest, package = hashlib.sha256(), Path(sk_metricopt.__file__).parent
-    own = [Path(__file__).with_name(f"{name}.py") for name in MEASURING]
-    for path in [*sorted(package.rglob("*.py")), *own]:
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
 def _measured(out: Path) -> set[tuple]:
     """Keys of the rows that are in the file."""
     if not out.exists():
@@ -218,7 +206,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     default = "design" if options.setting == "tasks" else "all"
     try:
         data_home()
-        options.tasks = select(options.tasks or default, tasks)
+        options.tasks = select_tasks(options.tasks or default, tasks)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     for name, known in (("estimators", estimators), ("methods", (*baselines, *ours))):
@@ -234,7 +222,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure what is missing; return the number of measurements that failed."""
     options = _parse(arguments)
     jobs = _jobs_to_do(options)
-    about, n_failures = provenance(PACKAGES) | {"source": _source()}, 0
+    about, n_failures = provenance(PACKAGES) | {"source": source_digest(MEASURING)}, 0
     results = Parallel(n_jobs=options.jobs, return_as="generator_unordered")(
         delayed(run_methods)(options.setting, *job) for job in jobs
     )

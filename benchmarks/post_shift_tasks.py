@@ -119,28 +119,6 @@ POST_SHIFT_TASKS: tuple[PostShiftTask, ...] = (
 )
 
 
-def select(names: str, tasks: tuple) -> list:
-    """Tasks by half, by name (comma separated), or all of them.
-
-    Examples
-    --------
-    >>> [task.name for task in select("optdigits_thin/g_mean,adult/f1/0.3", POST_SHIFT_TASKS)]
-    ['optdigits_thin/g_mean', 'adult/f1/0.3']
-    """
-    by_name = {task.name: task for task in tasks}
-    if names == "all":
-        return list(tasks)
-    if names in ("design", "confirm"):
-        return [task for task in tasks if task.half == names]
-    unknown = [name for name in names.split(",") if name not in by_name]
-    if unknown:
-        raise ValueError(
-            f"The 'tasks' option must be 'design', 'confirm', 'all' or names out of "
-            f"{sorted(by_name)}. Got {unknown} instead. Check the spelling."
-        )
-    return [by_name[name] for name in names.split(",")]
-
-
 def make_estimator(name: str, seed: int):
     """Return an unfitted classifier."""
     makers: dict[str, Callable] = {

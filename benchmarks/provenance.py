@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 import time
 from importlib.metadata import version
 from pathlib import Path
+
+import sk_metricopt
 
 
 def clock() -> tuple[float, float]:
@@ -31,3 +34,18 @@ def provenance(packages: tuple[str, ...]) -> dict[str, str]:
     folder = Path(__file__).parent
     answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     return {"versions": "; ".join(versions), "commit": answer.stdout.strip() or "unknown"}
+
+
+def source_digest(measuring: tuple[str, ...]) -> str:
+    """Return a digest of the code measured: "modified" alone would not tell two states apart.
+
+    Parameters
+    ----------
+    measuring : tuple of str
+        Modules of this folder that have a part in it, beside the package.
+    """
+    digest, package = hashlib.sha256(), Path(sk_metricopt.__file__).parent
+    own = [Path(__file__).with_name(f"{name}.py") for name in measuring]
+    for path in [*sorted(package.rglob("*.py")), *own]:
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:12]

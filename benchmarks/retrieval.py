@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import sys
 import traceback
 from collections.abc import Iterator
@@ -22,8 +21,7 @@ import torch
 from joblib import Parallel, delayed
 from sklearn.frozen import FrozenEstimator
 
-import sk_metricopt
-from benchmarks.provenance import clock, provenance, seconds_since
+from benchmarks.provenance import clock, provenance, seconds_since, source_digest
 from benchmarks.retrieval_baselines import BASELINES, Problem
 from benchmarks.retrieval_tasks import FILE, SCORERS, load_split, train_base
 from benchmarks.tasks import Split, data_home
@@ -118,15 +116,6 @@ def run_method(key: tuple) -> tuple[dict | None, str]:
     return dict(zip(KEY, key, strict=True)) | row | about_split, ""
 
 
-def _source() -> str:
-    """A digest of the code that is measured: "modified" alone would not tell two states apart."""
-    digest, package = hashlib.sha256(), Path(sk_metricopt.__file__).parent
-    own = [Path(__file__).with_name(f"{name}.py") for name in MEASURING]
-    for path in [*sorted(package.rglob("*.py")), *own]:
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
 def _measured(out: Path) -> set[tuple]:
     """Keys of the rows that are in the file."""
     if not out.exists():
@@ -189,7 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     done = _measured(options.out)
     keys = [key for key in _wanted(options) if key not in done]
-    about, n_failures = provenance(PACKAGES) | {"source": _source()}, 0
+    about, n_failures = provenance(PACKAGES) | {"source": source_digest(MEASURING)}, 0
     results = Parallel(n_jobs=options.jobs, return_as="generator_unordered")(
         delayed(run_method)(key) for key in keys
     )

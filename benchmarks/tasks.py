@@ -208,7 +208,7 @@ TASKS = (
 )
 
 
-def select_tasks(names: str) -> list[Task]:
+def select_tasks(names: str, tasks: tuple = TASKS) -> list:
     """Tasks by half, by name (comma separated), or all of them.
 
     Examples
@@ -216,11 +216,11 @@ def select_tasks(names: str) -> list[Task]:
     >>> [task.name for task in select_tasks("adult/f2,yeast/g_mean")]
     ['adult/f2', 'yeast/g_mean']
     """
-    by_name = {task.name: task for task in TASKS}
+    by_name = {task.name: task for task in tasks}
     if names == "all":
-        return list(TASKS)
+        return list(tasks)
     if names in ("design", "confirm"):
-        return [task for task in TASKS if task.half == names]
+        return [task for task in tasks if task.half == names]
     unknown = [name for name in names.split(",") if name not in by_name]
     if unknown:
         raise ValueError(

@@ -191,7 +191,9 @@ def test_weights_of_a_thousand_keep_the_digits_of_small_probabilities():
             model.fit(X, labels)
             model._weights = Weighting(np.log([[1e-3, 1.0] if classes == [0, 1] else [1.0, 1e-3]]))
             model._set_weights(1)
-            to_onnx(model, X.astype(np.float64))
+            graph = to_onnx(model, X.astype(np.float64))
+            expected = model.predict_proba(X.astype(np.float64))
+            np.testing.assert_allclose(run(graph, X)[1], expected, rtol=0, atol=1e-5)
 
 
 def test_post_shift_of_a_post_shift_is_one_graph():
