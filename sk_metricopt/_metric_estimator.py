@@ -1,4 +1,4 @@
-"""What estimators have in common that serve one metric: its scorer, routing, export."""
+"""What estimators have in common that serve one metric: its scorer, and routing."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sklearn.utils.metadata_routing import (
 from sklearn.utils.validation import check_is_fitted
 
 from sk_metricopt import _validation
+from sk_metricopt._onnx_mixin import OnnxMixin
 
 _NOTHING = {
     "estimator": Bunch(fit={}),
@@ -22,7 +23,7 @@ _NOTHING = {
 }
 
 
-class MetricEstimatorMixin:
+class MetricEstimatorMixin(OnnxMixin):
     """Methods of a meta-estimator with the parameters `estimator` and `scoring`."""
 
     def _get_scorer(self):
@@ -58,28 +59,6 @@ class MetricEstimatorMixin:
         routed = self._route("score", params)
         X, y = _validation.as_array(X), _validation.as_array(y)
         return self.scorer_(self, X, y, **routed.scorer.score)
-
-    def export_onnx(self, path, X=None, **options):
-        """Write one ONNX file that decides, or embeds, as this estimator does.
-
-        Parameters
-        ----------
-        path : str or path-like
-            File to write.
-        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
-            Rows on which the file's labels and probabilities, or embeddings, are compared with
-            this estimator's before it is written.
-        **options : dict
-            Passed to `sk_metricopt.export.to_onnx`.
-
-        Returns
-        -------
-        onnx.ModelProto
-        """
-        from sk_metricopt.export import to_onnx
-
-        check_is_fitted(self)
-        return to_onnx(self, X, path, **options)
 
     def get_metadata_routing(self):
         """Return which metadata goes to the wrapped estimator and which to the scorer.

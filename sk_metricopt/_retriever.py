@@ -19,6 +19,7 @@ from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.validation import check_is_fitted
 
 from sk_metricopt import _embedding_net, _skorch, _validation
+from sk_metricopt._onnx_mixin import OnnxMixin
 from sk_metricopt._gallery_index import (
     GalleryIndex,
     as_tensor,
@@ -147,6 +148,7 @@ class SearchMixin:
 
 class EmbeddingRetriever(
     SearchMixin,
+    OnnxMixin,
     MetaEstimatorMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,

@@ -175,6 +175,7 @@ def test_X_may_be_a_frame_and_columns_are_named_in_the_metadata():
     assert json.loads(found.pop("versions"))["torch"] == torch.__version__
     assert found == {
         "schema": "1",
+        "precision": "fp32",
         "metric": "dot",
         "n_components": "4",
         "n_features": str(N_FEATURES),

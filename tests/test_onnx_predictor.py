@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import pickle
+import subprocess
 import sys
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import joblib
 import numpy as np
 import onnx
-import onnxruntime
 import pandas as pd
 import pytest
 import torch
@@ -30,6 +31,7 @@ from sk_metricopt.export import OnnxPredictor, to_onnx
 from sk_metricopt.metrics import make_retrieval_scorer
 from tests.embedding_nets import N_FEATURES, ImageEmbedder, TokenEmbedder, embedder, labelled_points
 from tests.nets import binary_classifier, classifier, table, tokens
+from tests.onnx_files import foreign_model
 
 X, Y = labelled_points()
 QUERIES, QUERY_LABELS = labelled_points(n_rows=40)
@@ -172,11 +174,28 @@ def test_images_and_tokens_are_taken_as_the_net_took_them():
         assert hasattr(predictor, "n_features_in_") == (rows.ndim == 2)
 
 
-def test_many_rows_are_run_in_parts():
-    predictor = OnnxPredictor(retriever_content())
+@pytest.mark.parametrize("batch_size", [None, 1, 7, np.int64(5000)])
+def test_many_rows_are_run_in_parts(batch_size):
+    predictor = OnnxPredictor(retriever_content(), batch_size=batch_size)
     rows = np.resize(X, (3000, N_FEATURES))
     expected = fitted_retriever().transform(rows)
     np.testing.assert_allclose(predictor.transform(rows), expected, atol=1e-5)
+
+
+def test_no_rows_give_nothing_of_the_right_shape_and_dtype():
+    rows = table(3)[0][:0]
+    predictor = OnnxPredictor(classifier_content("int"))
+    assert predictor.predict(rows).shape == (0,) and predictor.predict(rows).dtype == np.int64
+    assert predictor.predict_proba(rows).shape == (0, 3)
+    assert predictor.predict_proba(rows).dtype == np.float32
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, True, 2.0, "8"])
+def test_batch_size_that_is_none_is_refused(batch_size):
+    predictor = OnnxPredictor(retriever_content())
+    with pytest.raises(ValueError, match="'batch_size' parameter of OnnxPredictor must be an int"):
+        predictor.set_params(batch_size=batch_size)
+    assert predictor.batch_size is None and predictor.transform(X).shape == (len(X), 4)
 
 
 # As a citizen of scikit-learn
@@ -214,7 +233,13 @@ def test_content_of_a_file_prints_as_its_size():
     content = retriever_content()
     predictor = OnnxPredictor(content)
     assert repr(predictor) == f"OnnxPredictor(model=<{len(content)} bytes>)"
-    assert predictor.get_params() == {"model": content, "providers": None}
+    assert predictor.get_params() == {
+        "model": content,
+        "device": "cpu",
+        "provider_options": None,
+        "batch_size": None,
+        "adapter": None,
+    }
     assert len(pickle.dumps(predictor)) < 1.5 * len(content)
 
 
@@ -236,6 +261,52 @@ def test_set_params_reads_the_new_model_and_nothing_of_the_old_is_left(tmp_path)
         predictor.set_params(path="model.onnx")
     assert predictor.model == retriever_content()
     assert predictor.transform(X).shape == (len(X), 4)
+
+
+def test_parameters_are_set_without_the_file_being_there_still(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(retriever_content())
+    predictor = OnnxPredictor(path)
+    path.unlink()
+    predictor.set_params(device="CPUExecutionProvider").set_params(batch_size=3)
+    assert predictor.model == path and predictor.transform(X).shape == (len(X), 4)
+
+
+def test_set_params_of_an_adapter_or_batch_size_keeps_the_session():
+    predictor = OnnxPredictor(retriever_content())
+    session = predictor._opened().session
+    assert predictor.set_params(batch_size=3)._opened().session is session
+    assert predictor.set_params(device="cpu")._opened().session is not session
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+def test_forked_process_opens_a_session_of_its_own():
+    # In a process of its own, so that the child has no threads of torch to inherit.
+    script = textwrap.dedent(
+        """
+        import os, signal, sys
+        import numpy as np
+        from sk_metricopt.export import OnnxPredictor
+        predictor = OnnxPredictor(sys.stdin.buffer.read())
+        X = np.ones((900, 3), dtype=np.float32)
+        expected = predictor.transform(X)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            os._exit(0 if (predictor.transform(X) == expected).all() else 1)
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        """
+    )
+    content = foreign_model(output="embeddings")
+    done = subprocess.run([sys.executable, "-c", script], input=content, timeout=120)
+    assert done.returncode == 0
+
+
+def test_predictor_works_in_other_processes():
+    predictor = OnnxPredictor(retriever_content())
+    got = joblib.Parallel(n_jobs=2)(joblib.delayed(predictor.transform)(X) for _ in range(2))
+    for embeddings in got:
+        np.testing.assert_array_equal(embeddings, predictor.transform(X))
 
 
 def test_classifier_file_works_in_the_tools_of_scikit_learn():
@@ -297,7 +368,7 @@ def test_search_by_a_file_takes_frames_with_the_columns_of_the_fit():
     frame = pd.DataFrame(X, columns=list("abcdef"))
     search = EmbeddingRetriever(FrozenEstimator(OnnxPredictor(named_content()))).fit(frame, Y)
     assert search.kneighbors(frame[:2], n_neighbors=1, return_distance=False).tolist() == [[0], [1]]
-    with pytest.raises(ValueError, match="feature names should match"):
+    with pytest.raises(ValueError, match="must have the columns of fit in their order"):
         search.kneighbors(frame[list("fedcba")])
 
 
@@ -317,21 +388,23 @@ def test_wrong_columns_are_refused():
     frame = pd.DataFrame(X, columns=list("abcdef"))
     assert predictor.feature_names_in_.tolist() == list("abcdef")
     assert predictor.transform(frame).shape == (len(X), 4)
-    with pytest.raises(ValueError, match="X has 5 features, but OnnxPredictor is expecting 6"):
+    with pytest.raises(ValueError, match=r"must have rows of shape \(6,\). Got .* \(96, 5\)"):
         OnnxPredictor(retriever_content()).transform(X[:, :5])
-    with pytest.raises(ValueError, match="feature names should match"):
+    with pytest.raises(ValueError, match="columns of fit in their order. Got columns in another"):
         predictor.transform(frame[list("fedcba")])
-    with pytest.raises(TypeError, match="'X' parameter of OnnxPredictor .* Got a dict instead"):
+    with pytest.raises(ValueError, match=r"Got columns without \['a'\]"):
+        predictor.transform(frame.rename(columns={"a": "z"}))
+    with pytest.raises(ValueError, match="must have rows of shape"):
         predictor.transform({"a": X})
-    with pytest.raises(ValueError, match="contains NaN"):
-        predictor.transform(frame * np.nan)
+    with pytest.raises(TypeError, match="must have numbers in values"):
+        predictor.transform(frame.astype(str))
 
 
 def test_rows_of_another_shape_are_refused():
     images = np.ones((3, 2, 8, 8), dtype=np.float32)
     retriever = EmbeddingRetriever(ImageEmbedder()).fit(images)
     predictor = OnnxPredictor(content_of(retriever, images))
-    with pytest.raises(ValueError, match="'X' parameter of OnnxPredictor must have samples of"):
+    with pytest.raises(ValueError, match="'X' parameter of OnnxPredictor must have rows of shape"):
         predictor.transform(images[:, :, :4])
 
 
@@ -364,62 +437,34 @@ def test_file_cut_short_is_refused(tmp_path):
         OnnxPredictor(path)
 
 
-def foreign_model(dtype=onnx.TensorProto.FLOAT, width=3, output="out"):
-    values = [
-        onnx.helper.make_tensor_value_info(name, dtype, ["n", width]) for name in ("X", output)
-    ]
-    node = onnx.helper.make_node("Identity", ["X"], [output])
-    graph = onnx.helper.make_graph([node], "graph", values[:1], values[1:])
-    opset = [onnx.helper.make_opsetid("", 18)]
-    return onnx.helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"output": "out"}, r"must have outputs .* Got \['out'\] instead"),
+        ({"output": "embeddings", "width": "columns"}, "must have one input 'X' with rows of a"),
+        ({"output": "embeddings", "dtype": onnx.TensorProto.BOOL}, "must have one input 'X'"),
+    ],
+)
+def test_model_of_another_kind_is_refused(options, message):
+    with pytest.raises(ValueError, match=f"{message}.* Write it with to_onnx"):
+        OnnxPredictor(foreign_model(**options))
 
 
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"output": "out"},
-        {"output": "label"},
-        {"output": "embeddings", "dtype": onnx.TensorProto.STRING},
-        {"output": "embeddings", "width": "columns"},
-    ],
+    "output, method", [("label", "predict"), ("probabilities", "predict_proba")]
 )
-def test_model_of_another_kind_is_refused(options):
-    with pytest.raises(
-        ValueError, match="one numeric input .* Got inputs .* Write it with to_onnx"
-    ):
-        OnnxPredictor(foreign_model(**options))
+def test_file_with_one_output_of_a_classifier_has_its_method_alone(output, method):
+    predictor = OnnxPredictor(foreign_model(output=output))
+    np.testing.assert_array_equal(getattr(predictor, method)(np.eye(3)), np.eye(3))
+    methods = {"predict", "predict_proba", "score", "transform"}
+    others = methods - {method} - ({"score"} if output == "label" else set())
+    assert not any(hasattr(predictor, other) for other in others)
 
 
 def test_model_without_our_metadata_is_run_as_it_is():
     predictor = OnnxPredictor(foreign_model(output="embeddings"))
     np.testing.assert_array_equal(predictor.transform(np.eye(3)), np.eye(3))
     assert predictor.n_features_in_ == 3 and not hasattr(predictor, "metric")
-
-
-@pytest.mark.parametrize("providers", ["CPUExecutionProvider", [], ["NoSuchProvider"]])
-def test_providers_that_are_not_there_are_refused(providers):
-    with pytest.raises(ValueError, match="'providers' parameter of OnnxPredictor must be None or"):
-        OnnxPredictor(retriever_content(), providers=providers)
-
-
-def test_providers_may_come_with_options():
-    providers = [("CPUExecutionProvider", {"use_arena": "0"})]
-    predictor = OnnxPredictor(retriever_content(), providers=providers)
-    assert predictor.transform(X).shape == (len(X), 4)
-
-
-def test_provider_that_falls_back_to_the_cpu_is_refused(monkeypatch):
-    # As onnxruntime-gpu does where there is no GPU: it names CUDA, and runs on the CPU.
-    asked = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    session = onnxruntime.InferenceSession(retriever_content(), providers=asked[1:])
-    runtime = SimpleNamespace(
-        get_available_providers=lambda: asked,
-        SessionOptions=onnxruntime.SessionOptions,
-        InferenceSession=lambda *args, **kwargs: session,
-    )
-    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
-    with pytest.raises(ValueError, match="'CUDAExecutionProvider', which .* fell back to 'CPU"):
-        OnnxPredictor(retriever_content(), providers=asked)
 
 
 def test_missing_runtime_is_named_with_what_installs_it(monkeypatch):

@@ -6,6 +6,7 @@ The only package that imports onnx and onnxruntime, and only when something of i
 from __future__ import annotations
 
 from sk_metricopt.export._predictor import OnnxPredictor
+from sk_metricopt.export._register import register
 from sk_metricopt.export._to_onnx import to_onnx
 
-__all__ = ["OnnxPredictor", "to_onnx"]
+__all__ = ["OnnxPredictor", "register", "to_onnx"]

@@ -17,7 +17,8 @@ from sk_metricopt.export._torch_graph import NetSource
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-TOLERANCE = 1e-5  # of a probability; float32 kernels differ by about 1e-7
+# Of a probability. float32 kernels differ by about 1e-7, and half precision has 11 bits.
+TOLERANCES = {"fp32": 1e-5, "fp16": 5e-3}
 
 
 def is_classifier_net(net: object) -> bool:
@@ -25,15 +26,17 @@ def is_classifier_net(net: object) -> bool:
     return hasattr(net, "forward_iter") and is_classifier(net)
 
 
-def classifier_net_source(estimator, net) -> Source:
+def classifier_net_source(estimator, net, precision: str = "fp32") -> Source:
     """Return what torch is to write of a fitted classifier around `net`, or of `net`."""
     bridge = NetBridge(net)
+    threshold = net.threshold if bridge.binary else None
 
     def head(output: Any) -> tuple[Tensor, ...]:
         proba = bridge.proba(output).float()
         return cast(Tensor, bridge.decide(proba)), proba
 
-    return NetSource(estimator, bridge, head, (INDEX, PROBABILITIES))
+    facts = {"threshold": threshold}
+    return NetSource(estimator, bridge, head, (INDEX, PROBABILITIES), facts, precision)
 
 
 class ClassifierGraph(GraphKind):
@@ -47,11 +50,16 @@ class ClassifierGraph(GraphKind):
         Of the index of the label, and of the probabilities.
     labels : {'class', 'index'}
         What 'label' holds.
+    precision : {'fp32', 'fp16'}
+        Of the nets in it.
     """
 
-    def __init__(self, estimator, source: Source, labels: str):
+    outputs = ("label", PROBABILITIES)
+
+    def __init__(self, estimator, source: Source, labels: str, precision: str):
         super().__init__(estimator, source)
         self.labels = labels
+        self.tolerance = TOLERANCES[precision]
 
     def expected(self, X) -> Rows:
         labels = np.asarray(self.estimator.predict(X))
@@ -89,18 +97,17 @@ class ClassifierGraph(GraphKind):
         if self.labels == "index":
             labels = self._classes(expected)[labels]
         errors = np.abs(probabilities - wanted)
-        wrong_probabilities = ~(errors <= TOLERANCE).all(axis=1)  # catches NaN too
+        wrong_probabilities = ~(errors <= self.tolerance).all(axis=1)  # catches NaN too
         # As objects, so that labels of unlike kinds are compared rather than refused.
         wrong_labels = labels.astype(object) != expected["label"][indices].astype(object)
+        if self.tolerance > TOLERANCES["fp32"]:  # where half precision may decide otherwise
+            wrong_labels &= self.source.boundary(wanted) > self.tolerance
         if wrong_probabilities.any() or wrong_labels.any():
             raise self._difference(errors, wrong_probabilities, wrong_labels)
 
     def _classes(self, expected: Rows) -> np.ndarray:
-        """Return the value of each class index; a bare net predicts the index itself."""
         n_classes = expected["probabilities"].shape[1]
-        if is_classifier_net(self.estimator):
-            return np.arange(n_classes)
-        classes = np.asarray(self.estimator.classes_)
+        classes = label_values(self.estimator, n_classes)
         if len(classes) != n_classes:
             raise ExportError(
                 f"{self.name} has {len(classes)} classes_, but its predict_proba returns "
@@ -119,7 +126,7 @@ class ClassifierGraph(GraphKind):
             findings.append(
                 f"output 'probabilities' differs from predict_proba on "
                 f"{wrong_probabilities.sum()} of {n} rows (by up to {errors.max():.2g}, allowed "
-                f"{TOLERANCE:g})"
+                f"{self.tolerance:g})"
             )
             cause, step = self.source.why_probabilities_differ()
         else:
@@ -128,6 +135,21 @@ class ClassifierGraph(GraphKind):
             f"The graph of {self.name} does not reproduce it: {'; '.join(findings)}, in a batch of "
             f"{n}. Likely cause: {cause}. Next step: {step}. No file was written."
         )
+
+
+def label_values(estimator, n_classes: int | None = None) -> np.ndarray:
+    """Return the label of each class index; a bare net predicts the index itself.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A fitted classifier.
+    n_classes : int or None, default=None
+        Where a net does not know it.
+    """
+    if is_classifier_net(estimator):
+        return np.arange(len(estimator.classes_) if n_classes is None else n_classes)
+    return np.asarray(estimator.classes_)
 
 
 def name_labels(model: ModelProto, classes: np.ndarray | None) -> None:
@@ -148,14 +170,19 @@ def name_labels(model: ModelProto, classes: np.ndarray | None) -> None:
         graph.node.append(helper.make_node("Identity", [INDEX], ["label"], name="label"))
     else:
         # Gather takes ints and strings alike, and needs no second operator domain.
-        values = numpy_helper.from_array(_class_values(classes), "classes")
+        values = numpy_helper.from_array(class_values(classes), "classes")
         graph.initializer.append(values)
         graph.node.append(helper.make_node("Gather", ["classes", INDEX], ["label"], name="label"))
         label.type.tensor_type.elem_type = values.data_type
 
 
-def _class_values(classes: np.ndarray) -> np.ndarray:
-    """Return `classes` as int64 or as str objects, the two kinds every runtime knows."""
+def class_values(classes: np.ndarray) -> np.ndarray:
+    """Return `classes` as int64 or as str objects, the two kinds every runtime knows.
+
+    Parameters
+    ----------
+    classes : ndarray of shape (n_classes,)
+    """
     values = classes.tolist()
     if all(isinstance(value, str) for value in values):
         return np.array(values, dtype=object)

@@ -1,4 +1,4 @@
-"""Graphs of retrievers: 'embeddings'."""
+"""Graphs of retrievers and transformers: 'embeddings'."""
 
 from __future__ import annotations
 
@@ -11,51 +11,61 @@ from sk_metricopt._embedding_net import EmbeddingBridge, is_transformer
 from sk_metricopt._retriever import EmbeddingRetriever
 from sk_metricopt.exceptions import ExportError
 from sk_metricopt.export._kind import GraphKind, Rows
+from sk_metricopt.export._source import EMBEDDINGS, Source
 from sk_metricopt.export._torch_graph import NetSource
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 # Of the longest embedding: 1 where the metric is cosine. float32 kernels differ by about 1e-7.
-TOLERANCE = 1e-5
+TOLERANCES = {"fp32": 1e-5, "fp16": 5e-3}
+
+
+def retriever_source(estimator, retriever: EmbeddingRetriever, precision: str) -> Source:
+    """Return what torch is to write of a fitted retriever, or of what holds it."""
+    embedder = retriever.estimator_
+    if is_transformer(embedder):
+        raise TypeError(
+            "The 'estimator' parameter of to_onnx must be a retriever around a torch net. Got "
+            f"one around {type(embedder).__name__} instead. Export the net it came from, or "
+            "use the transformer's own export."
+        )
+    bridge = EmbeddingBridge(embedder, retriever.metric)
+
+    def head(output: Any) -> tuple[Tensor, ...]:
+        return (bridge.outputs(output).float(),)
+
+    return NetSource(estimator, bridge, head, (EMBEDDINGS,), {"metric": bridge.metric}, precision)
 
 
 class EmbeddingGraph(GraphKind):
-    """The embeddings that transform gives, of length 1 where the metric is cosine.
+    """What transform gives: embeddings of length 1 where a retriever's metric is cosine.
 
     Parameters
     ----------
     estimator : estimator
-        A fitted estimator around `retriever`, or `retriever`.
-    retriever : EmbeddingRetriever
         Fitted.
+    source : Source
+        Of the embeddings.
+    precision : {'fp32', 'fp16'}
+        Of the nets in it.
     """
 
-    def __init__(self, estimator, retriever: EmbeddingRetriever):
-        embedder = retriever.estimator_
-        if is_transformer(embedder):
-            raise TypeError(
-                "The 'estimator' parameter of to_onnx must be a retriever around a torch net. Got "
-                f"one around {type(embedder).__name__} instead. Export the net it came from, or "
-                "use the transformer's own export."
-            )
-        bridge = EmbeddingBridge(embedder, retriever.metric)
+    outputs = (EMBEDDINGS,)
 
-        def head(output: Any) -> tuple[Tensor, ...]:
-            return (bridge.outputs(output).float(),)
-
-        super().__init__(estimator, NetSource(estimator, bridge, head, ("embeddings",)))
-        self.metric = bridge.metric
+    def __init__(self, estimator, source: Source, precision: str):
+        super().__init__(estimator, source)
+        self.tolerance = TOLERANCES[precision]
 
     def expected(self, X) -> Rows:
         return {"embeddings": np.asarray(self.estimator.transform(X))}
 
     def complete(self, model: ModelProto, expected: Rows) -> None:
-        """Nothing: torch writes all of it."""
+        """Nothing: the source writes all of it."""
 
     def properties(self, expected: Rows) -> dict[str, Any]:
         n_components = expected["embeddings"].shape[1]
-        return {"metric": self.metric, "n_components": n_components}
+        return {"n_components": n_components, **self.source.properties()}
 
     def compare(self, got: Rows, expected: Rows, indices: np.ndarray) -> None:
         embeddings, wanted = got["embeddings"], expected["embeddings"][indices]
@@ -66,16 +76,13 @@ class EmbeddingGraph(GraphKind):
                 "make forward return one row per sample. No file was written."
             )
         errors = np.abs(embeddings - wanted)
-        allowed = TOLERANCE * np.linalg.norm(expected["embeddings"], axis=1).max()
+        allowed = self.tolerance * np.linalg.norm(expected["embeddings"], axis=1).max()
         wrong = ~(errors <= allowed).all(axis=1)  # catches NaN too
         if wrong.any():
+            cause, step = self.source.why_embeddings_differ()
             raise ExportError(
                 f"The graph of {self.name} does not reproduce it: output 'embeddings' differs from "
                 f"transform on {wrong.sum()} of {len(wrong)} rows (by up to {errors.max():.2g}, "
-                f"allowed {allowed:.2g}), in a batch of {len(wrong)}. Likely cause: transform does "
-                "more than the net's module, forward depends on chance or on the other rows of "
-                "the batch, embeddings are so near zero that their direction is rounding, or the "
-                "estimator computes in reduced precision (TF32 on a GPU). Next step: remove that "
-                "dependence, or move the net to the CPU in full float32, and try again. No file "
-                "was written."
+                f"allowed {allowed:.2g}), in a batch of {len(wrong)}. Likely cause: {cause}. Next "
+                f"step: {step}. No file was written."
             )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +24,22 @@ def rename_value(graph: GraphProto, old: str, new: str) -> None:
     for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
         if value.name == old:
             value.name = new
+
+
+def keep_outputs(graph: GraphProto, names: Sequence[str]) -> None:
+    """Remove all outputs but some, and what only they hung on, in place.
+
+    Parameters
+    ----------
+    graph : onnx.GraphProto
+        Nodes stand after those they read from.
+    names : sequence of str
+    """
+    kept = [copy.deepcopy(value) for value in graph.output if value.name in names]
+    if len(kept) < len(graph.output):
+        del graph.output[:]
+        graph.output.extend(kept)
+        remove_dead_ends(graph)
 
 
 def remove_dead_ends(graph: GraphProto) -> None:
@@ -53,7 +70,7 @@ def remove_dead_ends(graph: GraphProto) -> None:
 def _read_by(node: NodeProto) -> set[str]:
     """Names a node reads, those that the bodies of loops and branches see from outside included."""
     names = set(node.input)
-    for body in _bodies(node):
+    for body in bodies(node):
         names |= {value.name for value in body.output}
         for inner in body.node:
             names |= _read_by(inner)
@@ -63,11 +80,17 @@ def _read_by(node: NodeProto) -> set[str]:
 def _all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
     for node in graph.node:
         yield node
-        for body in _bodies(node):
+        for body in bodies(node):
             yield from _all_nodes(body)
 
 
-def _bodies(node: NodeProto) -> Iterator[GraphProto]:
+def bodies(node: NodeProto) -> Iterator[GraphProto]:
+    """Yield the graphs inside of a node: branches, and what loops repeat.
+
+    Parameters
+    ----------
+    node : onnx.NodeProto
+    """
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.g

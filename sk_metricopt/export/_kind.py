@@ -24,7 +24,14 @@ class GraphKind(ABC):
         As it was passed to `to_onnx`.
     source : Source
         Writes the part of the graph that is not particular to this kind.
+
+    Attributes
+    ----------
+    outputs : tuple of str
+        What graphs of this kind give.
     """
+
+    outputs: tuple[str, ...]
 
     def __init__(self, estimator, source: Source):
         self.estimator = estimator

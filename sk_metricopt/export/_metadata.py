@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from sk_metricopt.export._inputs import Inputs
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -19,8 +22,10 @@ SCHEMA = "1"
 
 def model_properties(
     estimator,
+    served,
+    precision: str,
     of_kind: Mapping[str, Any],
-    input_shape: tuple[int, ...],
+    inputs: Inputs,
     packages: Sequence[str],
 ) -> dict[str, str]:
     """Return what a file says of itself; strings stay as they are, the rest becomes JSON.
@@ -29,24 +34,30 @@ def model_properties(
     ----------
     estimator : estimator
         What is exported.
+    served : estimator
+        The one in it that serves a metric, or `estimator`.
+    precision : {'fp32', 'fp16'}
+        Of nets.
     of_kind : mapping of str to object
         What only files of this kind say; None is left out.
-    input_shape : tuple of int
-        Shape of a row.
+    inputs : ArrayInput or TableInput
+        Of the graph.
     packages : sequence of str
         Whose versions matter, beside those of all files.
     """
     found = {
         "schema": SCHEMA,
         **of_kind,
-        "n_features": _n_features(estimator, input_shape),
-        "input_shape": list(input_shape),
-        "feature_names": getattr(estimator, "feature_names_in_", None),
+        "n_features": _n_features(estimator, inputs.row_shape),
+        "input_shape": list(inputs.row_shape),
+        "feature_names": inputs.names or getattr(estimator, "feature_names_in_", None),
         "versions": _versions("sk_metricopt", *packages, "scikit-learn", "onnx"),
-        "scorer": _scorer_name(estimator),
-        "score_before": _finite(getattr(estimator, "initial_score_", None)),
-        "score_after": _finite(getattr(estimator, "best_score_", None)),
-        "improved": getattr(estimator, "improved_", None),
+        "scorer": _scorer_name(served),
+        "score_before": _finite(getattr(served, "initial_score_", None)),
+        "score_after": _finite(getattr(served, "best_score_", None)),
+        "improved": getattr(served, "improved_", None),
+        "adapter_digest": _digest(served),
+        "precision": precision,
     }
     return {PREFIX + key: _text(value) for key, value in found.items() if value is not None}
 
@@ -97,6 +108,12 @@ def _n_features(estimator, input_shape: tuple[int, ...]) -> int | None:
 
 def _finite(score: float | None) -> float | None:
     return None if score is None or not math.isfinite(score) else float(score)
+
+
+def _digest(served) -> str | None:
+    """Return the SHA-256 of adapter parameters, as little-endian float32."""
+    params = getattr(served, "adapter_params_", None)
+    return None if params is None else sha256(np.asarray(params, dtype="<f4").tobytes()).hexdigest()
 
 
 def _versions(*packages: str) -> dict[str, str]:

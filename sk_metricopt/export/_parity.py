@@ -5,19 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from sk_metricopt.exceptions import ExportError
+from sk_metricopt.export._inputs import Feed
 from sk_metricopt.export._kind import GraphKind, Rows
 from sk_metricopt.export._runtime import open_session, run
 
 
-def check_parity(serialized: bytes, rows: np.ndarray, expected: Rows, kind: GraphKind) -> None:
+def check_parity(serialized: bytes, feed: Feed, expected: Rows, kind: GraphKind) -> None:
     """Run the graph through onnxruntime and compare it with the estimator, row by row.
 
     Parameters
     ----------
     serialized : bytes
         The graph as it will be written.
-    rows : ndarray of shape (n_samples, ...)
-        Input of the graph.
+    feed : dict of str to ndarray of shape (n_samples, ...)
+        Rows of each input.
     expected : dict of str to ndarray of shape (n_samples, ...)
         What the estimator says about the same rows, by output.
     kind : GraphKind
@@ -29,10 +30,12 @@ def check_parity(serialized: bytes, rows: np.ndarray, expected: Rows, kind: Grap
         If the graph does not load, does not run, or differs.
     """
     session = _session(serialized, kind.name)
-    everything = np.arange(len(rows))
+    n_rows = len(next(iter(feed.values())))
+    everything = np.arange(n_rows)
     # Other sizes than the traced one, 1 among them: code that fixes the batch shows there.
-    for indices in (everything, everything[:1], np.arange(3) % len(rows)):
-        got = _answers(session, list(expected), rows[indices], kind.name)
+    for indices in (everything, everything[:1], np.arange(3) % n_rows):
+        rows = {name: values[indices] for name, values in feed.items()}
+        got = _answers(session, list(expected), rows, kind.name)
         kind.compare(got, expected, indices)
 
 
@@ -47,12 +50,13 @@ def _session(serialized: bytes, name: str):
         ) from exc
 
 
-def _answers(session, outputs: list[str], rows: np.ndarray, name: str) -> Rows:
+def _answers(session, outputs: list[str], feed: Feed, name: str) -> Rows:
     try:
-        return run(session, outputs, rows)
+        return run(session, outputs, feed)
     except Exception as exc:
+        n_rows = len(next(iter(feed.values())))
         raise ExportError(
-            f"onnxruntime cannot run the graph of {name} on a batch of {len(rows)} rows: {exc} "
+            f"onnxruntime cannot run the graph of {name} on a batch of {n_rows} rows: {exc} "
             "Likely cause: forward fixes the number of rows. Next step: write -1 or X.shape[0] "
             "for the rows in every reshape, view or expand. No file was written."
         ) from exc

@@ -12,6 +12,7 @@ from sk_metricopt._basis import Basis
 from sk_metricopt._weighting import LEAST
 from sk_metricopt.exceptions import ExportError
 from sk_metricopt.export._graph_edit import remove_dead_ends, rename_value
+from sk_metricopt.export._inputs import Feed
 from sk_metricopt.export._logistic import sharpen
 from sk_metricopt.export._source import INDEX, PROBABILITIES, Source
 
@@ -40,17 +41,23 @@ class PostShiftSource(Source):
         self._estimator = estimator
         self._inner = inner
         self.libraries, self.packages = inner.libraries, inner.packages
-        self.takes_rows = inner.takes_rows
+        self.outputs, self.takes_fed = inner.outputs, inner.takes_fed
+        self.takes_tables, self.by_column = inner.takes_tables, inner.by_column
+        self.nested_types = inner.nested_types
 
-    def trace(self, rows: np.ndarray, opset: int) -> ModelProto:
-        model = self._inner.trace(rows, opset)
+    def trace(self, feed: Feed, opset: int) -> ModelProto:
+        model = self._inner.trace(feed, opset)
         if self._decides:
             sharpen(model.graph)
             append_weights(model, self._estimator.weights_)
         return model
 
-    def dtype(self, values: np.ndarray) -> Any:
-        return self._inner.dtype(values)
+    def dtype(self, X) -> Any:
+        return self._inner.dtype(X)
+
+    def boundary(self, probabilities: np.ndarray) -> np.ndarray:
+        rule = super() if self._decides else self._inner
+        return rule.boundary(probabilities)
 
     def properties(self) -> Mapping[str, Any]:
         rule = {} if self._decides else self._inner.properties()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import os
-from pathlib import Path
-from typing import Any
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -14,17 +14,21 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils import ClassifierTags, TransformerTags
 from sklearn.utils.metaestimators import available_if
 
-from sk_metricopt import _validation
-from sk_metricopt._optional import import_optional_dependency
+from sk_metricopt.export._adapter_choice import AdapterChoice
+from sk_metricopt.export._content import Content, content_of
+from sk_metricopt.export._device import open_on
+from sk_metricopt.export._device_run import FixedRunner, Runner, bindable, check_fixed
+from sk_metricopt.export._inputs import inputs_of
 from sk_metricopt.export._metadata import PREFIX
-from sk_metricopt.export._runtime import CPU, open_session, run
 
-_DTYPES = {
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-}
+if TYPE_CHECKING:
+    import torch
+
+_OUTPUTS = ("label", "probabilities", "embeddings")
+_kept: list[
+    object
+] = []  # sessions of a parent process: freeing one after a fork would wait forever
+_GRAPH_OPTIONS = ("enable_cuda_graph", "trt_cuda_graph_enable")  # of CUDA and of TensorRT
 
 
 def _has_output(name: str):
@@ -42,10 +46,21 @@ class OnnxPredictor(BaseEstimator):
     ----------
     model : str, path-like or bytes
         An ONNX file, or what is in one. It is read when the estimator is made; a pickle holds it.
-    providers : list or None, default=None
-        Execution providers of onnxruntime in order of preference, as names or as tuples
-        ``(name, options)``. None is the CPU. The first has to be there: nothing falls back to the
-        CPU unnoticed.
+        Tensors that it keeps in other files are not read.
+    device : str, default='cpu'
+        Where it runs: 'cpu'; 'cuda', or 'cuda:1' for another GPU than the first; 'auto' for CUDA
+        where that works and the CPU elsewhere, with a warning; or an execution provider by its
+        name in onnxruntime, such as 'TensorrtExecutionProvider'. A device that was asked for
+        works or is refused: nothing falls back to the CPU unnoticed.
+    provider_options : dict or None, default=None
+        Options of that device, in the words of onnxruntime. ``{'enable_cuda_graph': '1'}``
+        together with `batch_size` replays a CUDA graph of that many rows.
+    batch_size : int or None, default=None
+        Rows per run. None is 1024, and all at once in `run_tensors`.
+    adapter : str, int, array-like of shape (n_params,) or None, default=None
+        Which adapter to run with, of a file that was exported with ``adapter_input=True``: one of
+        `adapters_`, its index where the file numbers them, or parameters where it takes any. None
+        is the default of the file.
 
     Attributes
     ----------
@@ -53,6 +68,8 @@ class OnnxPredictor(BaseEstimator):
         Labels, of a classifier.
     metric : str
         How embeddings are to be compared, of a retriever.
+    adapters_ : list of str
+        Adapters that the file knows by name.
     n_features_in_ : int
         Number of features, for two-dimensional `X`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -63,8 +80,8 @@ class OnnxPredictor(BaseEstimator):
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is not an ONNX model with the outputs of a classifier or of a retriever, or a provider
-        is not there.
+        If it is not an ONNX model with the outputs of a classifier or of a retriever, or the
+        device does not run it.
     ImportError
         If onnxruntime is missing.
 
@@ -78,6 +95,12 @@ class OnnxPredictor(BaseEstimator):
     ``FrozenEstimator(OnnxPredictor(file))`` is an embedder like any other, so that
     ``EmbeddingRetriever(FrozenEstimator(OnnxPredictor(file)), metric=...)`` searches by a file:
     its `fit` embeds the gallery, its ``kneighbors`` the queries.
+
+    On a GPU, onnxruntime leaves what has no kernel there on the CPU, such as strings and the trees
+    of scikit-learn, and copies between the two. Export with ``labels='index'`` for a graph without
+    strings; `predict` returns the same. A device that would run no node at all is refused.
+
+    Threads may share one estimator. A pickle and a forked process open a session of their own.
 
     Examples
     --------
@@ -96,13 +119,18 @@ class OnnxPredictor(BaseEstimator):
     array([0, 1])
     """
 
-    def __init__(self, model, *, providers=None):
+    def __init__(
+        self, model, *, device="cpu", provider_options=None, batch_size=None, adapter=None
+    ):
         # The one parameter that is not kept as it came: printing it would take minutes.
-        self.model = _Content(model) if type(model) is bytes else model
-        self.providers = providers
-        self._content = _content_of(self.model)
-        self._session = None
-        self._read()
+        self.model = Content(model) if type(model) is bytes else model
+        self.device = device
+        self.provider_options = provider_options
+        self.batch_size = batch_size
+        self.adapter = adapter
+        self._content = content_of(self.model)
+        self._runner: Any = None
+        self._read(self._open())
 
     def fit(self, X, y=None):
         """Return the estimator as it is: it was fitted before it was exported.
@@ -121,20 +149,27 @@ class OnnxPredictor(BaseEstimator):
         return self
 
     def set_params(self, **params):
-        """Set parameters, and read the model anew.
+        """Set parameters, and open the model anew where that takes it.
 
         Parameters
         ----------
         **params : dict
-            Those of the constructor.
+            Those of the constructor. Another `adapter` or `batch_size` keeps the session.
 
         Returns
         -------
         self : OnnxPredictor
         """
-        # On a copy, so that a model that cannot be read leaves this one whole.
+        # On a copy, so that parameters that do not go together leave this one whole.
         changed = super(OnnxPredictor, copy.copy(self)).set_params(**params)
-        self.__dict__ = type(self)(**changed.get_params(deep=False)).__dict__
+        if params.keys() <= {"adapter", "batch_size"}:
+            changed._take(self._session())
+        else:
+            read = changed.model if "model" in params else self._content  # it may be gone by now
+            fresh = type(self)(**{**changed.get_params(deep=False), "model": read})
+            fresh.model = changed.model
+            changed = fresh
+        self.__dict__ = changed.__dict__
         return self
 
     @available_if(_has_output("label"))
@@ -200,44 +235,118 @@ class OnnxPredictor(BaseEstimator):
         """
         return self._run("embeddings", X)
 
+    def run_tensors(self, X: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return all outputs as tensors on the device of `X`, with no copy through the host.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n_samples, n_features) or (n_samples, ...)
+            On the device of the predictor, of the dtype of the graph's input (float32, or int64
+            for a table of embeddings).
+
+        Returns
+        -------
+        dict of str to Tensor of shape (n_samples, ...)
+            By the names of the outputs: 'label' as the file holds it, which is the index of a
+            class with ``labels='index'``, 'probabilities', 'embeddings'. Labels that are strings
+            are left out: no tensor holds them.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `X` is of another dtype or shape or elsewhere, or the file has several inputs.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from sk_metricopt import EmbeddingRetriever
+        >>> from sk_metricopt.export import OnnxPredictor, to_onnx
+        >>> X = torch.eye(4)
+        >>> retriever = EmbeddingRetriever(torch.nn.Linear(4, 2)).fit(X.numpy())
+        >>> predictor = OnnxPredictor(to_onnx(retriever, X.numpy()).SerializeToString())
+        >>> predictor.run_tensors(X)["embeddings"].shape
+        torch.Size([4, 2])
+        """
+        runner = self._opened()
+        return runner.run_tensors(bindable(runner.session), X)
+
     def _run(self, name: str, X) -> np.ndarray:
-        rows = _validation.features(self, X, self._dtype)
+        feed = self._inputs.feed(X)
+        runner = self._opened()
         try:
-            return run(self._opened(), [name], rows)[name]
+            return runner.run([name], feed)[name]
         except Exception as exc:
             raise ValueError(
                 "The 'X' parameter of OnnxPredictor must be rows that its model takes. Got rows of "
-                f"shape {rows.shape[1:]} on which onnxruntime failed: {exc}. Pass rows like those "
-                "the exported estimator was fitted on (indices within the range of its table)."
+                f"shape {self._inputs.row_shape} on which onnxruntime failed: {exc}. Pass rows "
+                "like those the exported estimator was fitted on (indices within the range of its "
+                "table), and a smaller batch_size where memory ran out."
             ) from exc
 
-    def _opened(self):
-        """Return the session; a copy of this estimator makes its own."""
-        if self._session is None:
-            self._session = _open(self._content, self.providers)
-        return self._session
+    def _opened(self) -> Runner | FixedRunner:
+        """Return what runs rows; a copy of this estimator and a forked process make their own."""
+        if self._runner is None:
+            self._take(self._open())
+        elif self._runner_pid != os.getpid():
+            _kept.append(self._runner)
+            self._take(self._open())
+        return self._runner
 
-    def _read(self) -> None:
+    def _open(self):
+        return open_on(self._content, self.device, self.provider_options)
+
+    def _session(self):
+        """Return a session for other runs; one that caught a CUDA graph can replay only that."""
+        return self._open() if self._is_fixed() else self._opened().session
+
+    def _is_fixed(self) -> bool:
+        options = self.provider_options or {}
+        return any(str(options.get(name, 0)).lower() in ("1", "true") for name in _GRAPH_OPTIONS)
+
+    def _take(self, session) -> None:
+        """Run by `session` from now on, with the parameters as they are."""
+        size = self.batch_size
+        valid = isinstance(size, Integral) and not isinstance(size, bool) and size > 0
+        if size is not None and not valid:
+            raise ValueError(
+                "The 'batch_size' parameter of OnnxPredictor must be an int of at least 1 or None. "
+                f"Got {size!r} instead."
+            )
+        constants = AdapterChoice(session, self._properties).feed(self.adapter)
+        if self._is_fixed():
+            check_fixed(session, size)
+            self._runner = FixedRunner(session, size, constants)
+        else:
+            self._runner = Runner(session, size, constants)
+        self._runner_pid = os.getpid()
+
+    def _read(self, session) -> None:
         """Set the attributes that the model tells."""
-        session = self._opened()
         self._outputs = [output.name for output in session.get_outputs()]
+        if not set(self._outputs) & set(_OUTPUTS):
+            raise ValueError(
+                "The 'model' parameter of OnnxPredictor must have outputs 'label' and "
+                f"'probabilities', one of these, or 'embeddings'. Got {self._outputs} instead. "
+                "Write it with to_onnx."
+            )
         found = session.get_modelmeta().custom_metadata_map
         ours = {k.removeprefix(PREFIX): v for k, v in found.items() if k.startswith(PREFIX)}
         self._properties = ours
-        self._dtype, shape = _input_of(session, self._outputs)
-        if len(shape) == 1:
-            self.n_features_in_ = shape[0]
-        else:
-            self._sample_shape = shape
-        if "feature_names" in ours and len(shape) == 1:
-            self.feature_names_in_ = np.array(json.loads(ours["feature_names"]), dtype=object)
+        names = json.loads(ours.get("feature_names", "null"))
+        self._inputs = inputs_of(session, names, "OnnxPredictor")
+        if len(self._inputs.row_shape) == 1:
+            self.n_features_in_ = self._inputs.row_shape[0]
+            if self._inputs.names is not None:
+                self.feature_names_in_ = np.array(self._inputs.names, dtype=object)
         if "classes" in ours:
             self.classes_ = np.array(json.loads(ours["classes"]), dtype=ours["classes_dtype"])
         if "metric" in ours:
             self.metric = ours["metric"]
+        self.adapters_ = AdapterChoice(session, ours).names
+        self._take(session)
 
     def __getstate__(self):
-        return {**super().__getstate__(), "_session": None}  # a session cannot be pickled
+        return {**super().__getstate__(), "_runner": None}  # a session cannot be pickled
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
@@ -251,81 +360,3 @@ class OnnxPredictor(BaseEstimator):
         if "embeddings" in self._outputs:
             tags.transformer_tags = TransformerTags(preserves_dtype=[])
         return tags
-
-
-class _Content(bytes):
-    """What is in a file; prints as its size."""
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} bytes>"
-
-
-def _content_of(model) -> bytes:
-    if isinstance(model, bytes):
-        return model
-    if not isinstance(model, str | os.PathLike):
-        raise TypeError(
-            "The 'model' parameter of OnnxPredictor must be a path or bytes. "
-            f"Got a {type(model).__name__} instead. Of what to_onnx returned, pass "
-            "model.SerializeToString()."
-        )
-    if not Path(model).is_file():
-        raise FileNotFoundError(
-            "The 'model' parameter of OnnxPredictor must be a file. "
-            f"Got {os.fspath(model)!r} instead. Write it with to_onnx(estimator, X, path)."
-        )
-    return Path(model).read_bytes()
-
-
-def _open(content: bytes, providers):
-    """Return a session on the provider asked for, or say why there is none."""
-    asked = _checked(providers)
-    first = asked[0] if isinstance(asked[0], str) else asked[0][0]
-    try:
-        session = open_session(content, asked)
-    except Exception as exc:
-        raise ValueError(
-            "The 'model' parameter of OnnxPredictor must be an ONNX model that onnxruntime can "
-            f"load. Got {len(content)} bytes that it cannot: {exc}. Export again; a file that is "
-            "newer than the runtime needs a newer onnxruntime or a lower opset."
-        ) from exc
-    if session.get_providers()[0] != first:
-        raise ValueError(
-            f"The 'providers' parameter of OnnxPredictor must start with a provider that works. "
-            f"Got {first!r}, which onnxruntime could not start: it fell back to "
-            f"{session.get_providers()[0]!r}. Check its driver and libraries, or leave "
-            "'providers' out to run on the CPU."
-        )
-    return session
-
-
-def _checked(providers) -> list[Any]:
-    """Return `providers` as onnxruntime takes them, once it says that it has them."""
-    onnxruntime = import_optional_dependency("onnxruntime", "cpu")
-    if providers is None:
-        return [CPU]
-    available = onnxruntime.get_available_providers()
-    valid = isinstance(providers, list | tuple) and len(providers) > 0
-    if not valid or any((p if isinstance(p, str) else p[0]) not in available for p in providers):
-        raise ValueError(
-            "The 'providers' parameter of OnnxPredictor must be None or a list of providers that "
-            f"this onnxruntime has, {available}. Got {providers!r} instead. Leave it out to run on "
-            'the CPU; pip install "sk_metricopt[gpu]" in place of [cpu] brings CUDA.'
-        )
-    return list(providers)
-
-
-def _input_of(session, outputs: list[str]) -> tuple[type, tuple[int, ...]]:
-    """Return dtype and shape of a row, or say that the model is of another kind."""
-    inputs = session.get_inputs()
-    known = "embeddings" in outputs or {"label", "probabilities"} <= set(outputs)
-    if known and len(inputs) == 1 and inputs[0].type in _DTYPES:
-        shape = tuple(inputs[0].shape[1:])
-        if all(isinstance(length, int) for length in shape):
-            return _DTYPES[inputs[0].type], shape
-    taken = ", ".join(f"{value.name}: {value.type} of {value.shape}" for value in inputs)
-    raise ValueError(
-        "The 'model' parameter of OnnxPredictor must have one numeric input with rows of a fixed "
-        "shape, and the outputs 'label' and 'probabilities', or 'embeddings'. "
-        f"Got inputs ({taken}) and outputs {outputs} instead. Write it with to_onnx."
-    )

@@ -1,52 +1,94 @@
-"""Graphs that skl2onnx writes: scikit-learn's own classifiers, and pipelines of columns."""
+"""Graphs that skl2onnx writes: scikit-learn's own estimators, and what is nested in them."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.base import is_classifier
 
 from sk_metricopt.exceptions import ExportError
+from sk_metricopt.export._classifier import label_values
 from sk_metricopt.export._graph_edit import rename_value
-from sk_metricopt.export._source import BATCH, INDEX, INPUT, PROBABILITIES, Source
+from sk_metricopt.export._inputs import BATCH, Feed
+from sk_metricopt.export._nested import convert, set_types
+from sk_metricopt.export._sklearn_converters import overrides
+from sk_metricopt.export._source import EMBEDDINGS, INDEX, PROBABILITIES, Source
 from sk_metricopt.export._torch_graph import export_lock
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
 
+_PREFIX = "estimator_"  # no name of ours
 _ML = "ai.onnx.ml"
 _ML_OPSET = 3  # the first whose LabelEncoder and trees are those of today, old runtimes have it
 _OWN_LABEL = "estimator_own_label"
-_HIST = "SklearnHistGradientBoostingClassifier"  # skl2onnx's name
+
+Parts = Sequence[tuple[Any, Source]]  # estimators, and what writes their graph
 
 
 class SklearnSource(Source):
-    """A classifier that skl2onnx converts.
+    """A classifier or transformer that skl2onnx converts, with what is nested in it.
 
     Parameters
     ----------
     estimator : estimator
-        Fitted on numeric columns.
+        Fitted.
+    parts : sequence of (estimator, Source)
+        Those in it that others write.
+    last : Source or None
+        Of the estimator that decides in the end, where others write it.
+    by_column : bool
+        Whether it takes columns by their names.
     """
 
-    libraries = ("skl2onnx",)
-    packages = ("skl2onnx",)
+    takes_tables = True
 
-    def __init__(self, estimator):
+    def __init__(self, estimator, parts: Parts, last: Source | None, by_column: bool):
         self._estimator = estimator
+        self._parts = parts
+        self._last = last
+        self.by_column = by_column
+        self.nested_types = tuple(type(part) for part, _ in parts)
+        self.outputs = (INDEX, PROBABILITIES) if is_classifier(estimator) else (EMBEDDINGS,)
+        of_parts = [source for _, source in parts]
+        self.libraries = _union(["skl2onnx"], *(source.libraries for source in of_parts))
+        self.packages = _union(["skl2onnx"], *(source.packages for source in of_parts))
 
-    def trace(self, rows: np.ndarray, opset: int) -> ModelProto:
+    def trace(self, feed: Feed, opset: int) -> ModelProto:
         with export_lock, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                model = _converted(self._estimator, rows.shape[1], opset)
+                model = _converted(self._estimator, self._parts, feed, opset)
+            except ExportError:  # of a part, which says more
+                raise
             except Exception as exc:
                 raise _translation_error(self._estimator, exc) from exc
-        _tidy(model, opset)
-        _name_outputs(model.graph, np.asarray(self._estimator.classes_))
+        _tidy(model, opset, list(feed))
+        if EMBEDDINGS in self.outputs:
+            _name_embeddings(model.graph)
+        else:
+            _name_outputs(model.graph, label_values(self._estimator))
         return model
+
+    def properties(self) -> Mapping[str, Any]:
+        return {} if self._last is None else self._last.properties()
+
+    def boundary(self, probabilities: np.ndarray) -> np.ndarray:
+        rule = super() if self._last is None else self._last
+        return rule.boundary(probabilities)
+
+    @contextmanager
+    def left_as_found(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(super().left_as_found())
+            for _, source in self._parts:
+                stack.enter_context(source.left_as_found())
+            yield
 
     def why_probabilities_differ(self) -> tuple[str, str]:
         cause = (
@@ -62,55 +104,55 @@ class SklearnSource(Source):
 
     def why_labels_differ(self) -> tuple[str, str]:
         cause = (
-            "skl2onnx leaves out how predict decides (a tuned threshold), or these rows are tied "
-            "within rounding: the graph computes in float32"
+            "these rows are tied within rounding, as the graph computes in float32 (a value on "
+            "the split of a tree), or None stands among strings, which scikit-learn tells from NaN"
         )
         step = "export a classifier that decides for the largest probability, or pass other rows"
         return cause, step
 
 
-def _converted(estimator, n_features: int, opset: int) -> ModelProto:
-    from skl2onnx import convert_sklearn
-    from skl2onnx.common._registration import get_shape_calculator
-    from skl2onnx.common.data_types import FloatTensorType
+def _union(*names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for some in names for name in some))
 
+
+def _converted(estimator, parts: Parts, feed: Feed, opset: int) -> ModelProto:
+    from skl2onnx import convert_sklearn
+
+    converters, shapes, parsers = overrides()
+    sources = {id(part): source for part, source in parts}
+    for part, _ in parts:
+        converters[type(part)] = partial(_convert_part, sources)
+        shapes[type(part)] = partial(_set_types_of_part, sources)
     return convert_sklearn(
         estimator,
         name=type(estimator).__name__,
-        initial_types=[(INPUT, FloatTensorType([None, n_features]))],
+        initial_types=[(name, _tensor_type(values)) for name, values in feed.items()],
         target_opset={"": opset, _ML: _ML_OPSET},
         options={"zipmap": False},
         black_op={"Scaler"},  # subtracts and divides instead: exact, and there on CUDA
-        naming="estimator_",  # no name of ours
-        custom_conversion_functions={HistGradientBoostingClassifier: _hist_gradient_boosting},
-        custom_shape_calculators={HistGradientBoostingClassifier: get_shape_calculator(_HIST)},
+        naming=_PREFIX,
+        custom_conversion_functions=converters,
+        custom_shape_calculators=shapes,
+        custom_parsers=parsers,
     )
 
 
-def _hist_gradient_boosting(scope, operator, container) -> None:
-    """Run skl2onnx's own converter, which fails since protobuf takes no booleans for integers."""
-    from skl2onnx.common._registration import get_converter
-
-    get_converter(_HIST)(scope, operator, _WithIntegers(container))
+def _convert_part(sources: Mapping[int, Source], scope, operator, container) -> None:
+    convert(scope, operator, container, sources[id(operator.raw_operator)])
 
 
-class _WithIntegers:
-    """A container of skl2onnx that writes booleans in lists as integers."""
-
-    def __init__(self, container):
-        self._container = container
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._container, name)
-
-    def add_node(self, *args, **attributes) -> None:
-        for name, value in attributes.items():
-            if isinstance(value, list) and any(isinstance(entry, bool) for entry in value):
-                attributes[name] = [int(entry) for entry in value]
-        self._container.add_node(*args, **attributes)
+def _set_types_of_part(sources: Mapping[int, Source], operator) -> None:
+    set_types(operator, sources[id(operator.raw_operator)])
 
 
-def _tidy(model: ModelProto, opset: int) -> None:
+def _tensor_type(values: np.ndarray):
+    from skl2onnx.common.data_types import FloatTensorType, Int64TensorType, StringTensorType
+
+    types = {"f": FloatTensorType, "i": Int64TensorType, "O": StringTensorType}
+    return types[values.dtype.kind]([None, *values.shape[1:]])
+
+
+def _tidy(model: ModelProto, opset: int, inputs: list[str]) -> None:
     """Make the model like one that torch wrote: a version per domain, rows of any number."""
     from onnx import helper
 
@@ -120,7 +162,24 @@ def _tidy(model: ModelProto, opset: int) -> None:
     model.ir_version = helper.find_min_ir_version_for(imports)
     for name in ("domain", "doc_string", "model_version"):
         model.ClearField(name)
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = BATCH
+    for value, name in zip(model.graph.input, inputs, strict=True):
+        value.type.tensor_type.shape.dim[0].dim_param = BATCH
+        rename_value(model.graph, value.name, name)  # as columns are called
+
+
+def _name_embeddings(graph: GraphProto) -> None:
+    """Let the graph give float32 embeddings."""
+    from onnx import TensorProto, helper
+
+    (output,) = graph.output
+    width = output.type.tensor_type.shape.dim[1].dim_value or "n_components"
+    node = helper.make_node(
+        "Cast", [output.name], [EMBEDDINGS], to=TensorProto.FLOAT, name=EMBEDDINGS
+    )
+    graph.node.append(node)
+    del graph.output[:]
+    shape = [BATCH, width]
+    graph.output.append(helper.make_tensor_value_info(EMBEDDINGS, TensorProto.FLOAT, shape))
 
 
 def _name_outputs(graph: GraphProto, classes: np.ndarray) -> None:
@@ -153,5 +212,5 @@ def _translation_error(estimator, exc: Exception) -> ExportError:
         "no converter for a step or for its settings, or a step picks columns by name, where the "
         "graph has numbered ones. Next step: replace that step, or put it before the classifier "
         "and pass X as it leaves it. No file was written. "
-        f"skl2onnx says: {type(exc).__name__}: {reason:.300}"
+        f"skl2onnx says: {type(exc).__name__}: {reason:.400}"
     )

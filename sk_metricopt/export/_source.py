@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sk_metricopt._random import seeded
+from sk_metricopt.export._inputs import Feed
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-INPUT = "X"
-BATCH = "batch"  # name of the axis of rows
-INDEX, PROBABILITIES = "label_index", "probabilities"  # outputs of a classifier's source
+# Outputs of a classifier's source, and of a retriever's or transformer's.
+INDEX, PROBABILITIES = "label_index", "probabilities"
+EMBEDDINGS = "embeddings"
 
 
 class Source(ABC):
@@ -24,23 +25,32 @@ class Source(ABC):
 
     libraries: tuple[str, ...]  # what that takes beside onnx and onnxruntime
     packages: tuple[str, ...]  # whose versions the file names, beside those that all name
-    takes_rows = False  # whether the estimator takes arrays of the graph's own dtype only
+    outputs: tuple[str, ...]
+    takes_fed = False  # whether the estimator takes arrays of the graph's own dtype only
+    takes_tables = False  # whether the estimator may take strings, or columns by their names
+    nested_types: tuple[type, ...] = ()  # of estimators in it that skl2onnx has to be told of
+    by_column = False  # whether it does take columns by their names
 
     @abstractmethod
-    def trace(self, rows: np.ndarray, opset: int) -> ModelProto:
-        """Return the graph from 'X' to the source's outputs, with a dynamic number of rows.
+    def trace(self, feed: Feed, opset: int) -> ModelProto:
+        """Return the graph from the inputs of `feed` to `outputs`, for any number of rows.
 
         Parameters
         ----------
-        rows : ndarray of shape (n_samples, ...)
-            Example input, of dtype `dtype`.
+        feed : dict of str to ndarray of shape (n_samples, ...)
+            Example input; numbers in a single array are of dtype `dtype`.
         opset : int
             Opset of the graph.
         """
 
-    def dtype(self, values: np.ndarray) -> Any:
-        """Return the dtype of the graph's input, given what the caller passed."""
+    def dtype(self, X) -> Any:
+        """Return the dtype of numbers in the graph's input, given what the caller passed."""
         return np.float32
+
+    def boundary(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return how far the probabilities of each row are from another decision."""
+        first, second = np.sort(probabilities, axis=1)[:, :-3:-1].T
+        return (first - second) / 2
 
     def properties(self) -> Mapping[str, Any]:
         """Return what only a file from this source says of itself."""
@@ -53,6 +63,10 @@ class Source(ABC):
     @abstractmethod
     def why_probabilities_differ(self) -> tuple[str, str]:
         """Return the likely cause and the next step."""
+
+    def why_embeddings_differ(self) -> tuple[str, str]:
+        """Return the likely cause and the next step."""
+        return self.why_probabilities_differ()
 
     @abstractmethod
     def why_labels_differ(self) -> tuple[str, str]:

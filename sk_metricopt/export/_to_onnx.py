@@ -1,21 +1,24 @@
-"""Export of a fitted classifier or retriever as one ONNX file."""
+"""Export of a fitted estimator as one ONNX file."""
 
 from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
 from sk_metricopt._optional import import_optional_dependency
+from sk_metricopt.exceptions import ExportError
 from sk_metricopt.export._choice import graph_kind
+from sk_metricopt.export._graph_edit import keep_outputs
+from sk_metricopt.export._inputs import INPUT, Inputs, TableInput, inputs_like
+from sk_metricopt.export._kind import GraphKind
 from sk_metricopt.export._metadata import caller_properties, model_properties, set_properties
 from sk_metricopt.export._parity import check_parity
+from sk_metricopt.export._parts import served_estimator
+from sk_metricopt.export._register import register
 from sk_metricopt.export._source import Source
 from sk_metricopt.export._torch_graph import export_lock
 
@@ -31,38 +34,46 @@ def to_onnx(
     path: str | os.PathLike[str] | None = None,
     *,
     opset: int = 18,
+    precision: str = "fp32",
     labels: str = "class",
+    outputs: Sequence[str] | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> ModelProto:
-    """Export a fitted classifier or retriever to ONNX and check that the graph says what it says.
+    """Export a fitted estimator to ONNX and check that the graph says what it says.
 
-    The graph has one input, 'X', with any number of rows. That of a classifier has two outputs:
-    'label' (n_samples,) and 'probabilities' (n_samples, n_classes). That of a retriever has one:
-    'embeddings' (n_samples, n_components), of length 1 where its metric is cosine. Before anything
-    is written, onnxruntime runs it on `X`: labels must equal ``estimator.predict(X)``,
-    probabilities must be within 1e-5 of ``estimator.predict_proba(X)``, and embeddings within 1e-5
-    of ``estimator.transform(X)``, relative to the longest of them.
+    A whole Pipeline becomes one graph, nets included. It has one input, 'X', with any number of
+    rows, or one input per column where `X` is a DataFrame with strings, or with columns that the
+    estimator picks by name. The graph of a classifier has two outputs: 'label' (n_samples,) and
+    'probabilities' (n_samples, n_classes). That of a retriever or another transformer has one:
+    'embeddings' (n_samples, n_components), of length 1 where a retriever's metric is cosine. Before
+    anything is written, onnxruntime runs it on `X`, in batches of several sizes: labels must equal
+    ``estimator.predict(X)``, probabilities must be within 1e-5 of ``estimator.predict_proba(X)``,
+    and embeddings within 1e-5 of ``estimator.transform(X)``, relative to the longest of them.
 
     Parameters
     ----------
-    estimator : MetricOptFinetuner, PostShiftClassifier, EmbeddingRetriever or skorch classifier
-        Fitted: a :class:`~sk_metricopt.MetricOptFinetuner` around a classifier or a retriever, a
-        :class:`~sk_metricopt.PostShiftClassifier` around one of these, a net, or any classifier or
-        Pipeline of numeric columns that skl2onnx converts, an
-        :class:`~sk_metricopt.EmbeddingRetriever` around a net or module, a
-        :class:`~skorch.classifier.NeuralNetClassifier` or a
-        :class:`~skorch.classifier.NeuralNetBinaryClassifier`. It is left unchanged.
-    X : array-like of shape (n_samples, ...)
-        Rows that `estimator` can predict or transform. They give the graph the shape of its input
-        and are the rows of the check; a validation set is a good choice.
+    estimator : estimator
+        Fitted: a :class:`~sk_metricopt.MetricOptFinetuner`, a
+        :class:`~sk_metricopt.PostShiftClassifier`, an :class:`~sk_metricopt.EmbeddingRetriever`, a
+        skorch classifier, or a Pipeline, ColumnTransformer, FeatureUnion, search, stack or
+        calibrated classifier with any of these in it, or with none, as far as skl2onnx converts
+        the other steps. It is left unchanged.
+    X : array-like of shape (n_samples, ...) or DataFrame
+        Rows that `estimator` can predict or transform. They give the graph its inputs and are the
+        rows of the check; a validation set is a good choice.
     path : str or path-like, default=None
         File to write. It appears only once the check has passed. With None nothing is written.
     opset : int, default=18
         ONNX opset, from 18 to 22.
+    precision : {'fp32', 'fp16'}, default='fp32'
+        In which nets compute. With 'fp16', which is for GPUs, inputs and outputs stay float32,
+        probabilities may differ by 5e-3, and labels where a decision is that close.
     labels : {'class', 'index'}, default='class'
         What the output 'label' holds: values of ``classes_`` (int64, or strings), or their int64
-        index, which also runs where there are no string tensors, as on CUDA. Retrievers have no
+        index, which also runs where there are no string tensors, as on CUDA. Others have no
         labels.
+    outputs : sequence of str, default=None
+        Outputs to keep: 'label', 'probabilities' or both. None keeps all.
     metadata : mapping of str to object, default=None
         Further properties of the file. Strings are kept as they are, other values become JSON.
 
@@ -89,8 +100,9 @@ def to_onnx(
 
     Notes
     -----
-    Weights are part of the file and nothing else is: no second file, no local path. The input is
-    float32, or int64 for modules with an embedding table. A skorch net on its own predicts the
+    Weights are part of the file and nothing else is: no second file, no local path. Numbers are
+    float32, or int64 for modules with an embedding table. A missing string is the string "nan".
+    A skorch net on its own predicts the
     index of a class, whatever its ``classes_``, and so does its graph. A post-shift adds its
     weights after the classifier's probabilities, and nothing where its guard kept the classifier
     as it was. The gallery of a retriever is not part of the file; see :class:`OnnxPredictor` for
@@ -112,33 +124,38 @@ def to_onnx(
     >>> [output.name for output in model.graph.output]
     ['label', 'probabilities']
     """
-    _check_options(opset, labels)
+    _check_options(opset, labels, precision)
     target = _check_path(path)
     extra_properties = caller_properties(metadata)
-    kind = graph_kind(estimator, labels)
-    source = kind.source
+    kind = graph_kind(estimator, labels, precision)
+    source, kept = kind.source, _kept_outputs(outputs, kind)
     for name in ("onnx", *source.libraries, "onnxruntime"):
         import_optional_dependency(name, "onnx,cpu")
+    if source.nested_types:
+        register(*source.nested_types)
     from onnx.checker import check_model
 
-    rows = _graph_rows(X, source)
+    inputs = _inputs(X, source)
+    feed = inputs.feed(X)
     with export_lock, source.left_as_found():
-        expected = kind.expected(rows if source.takes_rows else X)
-        model = source.trace(rows, opset)
+        expected = kind.expected(feed[INPUT] if source.takes_fed else X)
+        model = source.trace(feed, opset)
     kind.complete(model, expected)
     check_model(model, full_check=True)
+    served = served_estimator(estimator)
     properties = model_properties(
-        estimator, kind.properties(expected), rows.shape[1:], source.packages
+        estimator, served, precision, kind.properties(expected), inputs, source.packages
     )
     set_properties(model, properties | extra_properties)
-    serialized = model.SerializeToString()
-    check_parity(serialized, rows, expected, kind)
+    check_parity(_serialized(model), feed, expected, kind)
+    keep_outputs(model.graph, kept)
+    serialized = _serialized(model)
     if target is not None:
         _write(serialized, target)
     return model
 
 
-def _check_options(opset: int, labels: str) -> None:
+def _check_options(opset: int, labels: str, precision: str) -> None:
     low, high = _OPSETS
     if not isinstance(opset, Integral) or isinstance(opset, bool) or not low <= opset <= high:
         raise ValueError(
@@ -149,6 +166,23 @@ def _check_options(opset: int, labels: str) -> None:
         raise ValueError(
             f"The 'labels' parameter of to_onnx must be 'class' or 'index'. Got {labels!r} instead."
         )
+    if precision not in ("fp32", "fp16"):
+        raise ValueError(
+            "The 'precision' parameter of to_onnx must be 'fp32' or 'fp16'. "
+            f"Got {precision!r} instead."
+        )
+
+
+def _kept_outputs(outputs: Sequence[str] | None, kind: GraphKind) -> list[str]:
+    if outputs is None:
+        return list(kind.outputs)
+    valid = not isinstance(outputs, str) and len(outputs) > 0
+    if not valid or not set(outputs) <= set(kind.outputs):
+        raise ValueError(
+            "The 'outputs' parameter of to_onnx must be None or a list of some of "
+            f"{list(kind.outputs)!r}. Got {outputs!r} instead."
+        )
+    return [name for name in kind.outputs if name in outputs]
 
 
 def _check_path(path: str | os.PathLike[str] | None) -> Path | None:
@@ -163,25 +197,28 @@ def _check_path(path: str | os.PathLike[str] | None) -> Path | None:
     return target
 
 
-def _graph_rows(X, source: Source) -> np.ndarray:
-    """Return `X` as the graph will get it."""
-    if X is None:
-        raise ValueError(_wanted_rows("None"))
-    values = X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else np.asarray(X)
-    if values.ndim == 0 or values.dtype.kind not in "biuf":
-        got = f"{type(X).__name__} of shape {values.shape} and dtype {values.dtype}"
-        raise TypeError(_wanted_rows(got))
-    if len(values) == 0:
-        raise ValueError(_wanted_rows(f"an empty array of shape {values.shape}"))
-    return np.ascontiguousarray(values, dtype=source.dtype(values))
+def _inputs(X, source: Source) -> Inputs:
+    """Return what the graph takes, once it is what the estimator's graph can take."""
+    inputs = inputs_like(X, source.by_column, source.dtype(X), "to_onnx")
+    of_text = isinstance(inputs, TableInput) or inputs.dtype is object
+    if of_text and not source.takes_tables:
+        raise TypeError(
+            "The 'X' parameter of to_onnx must be numbers for a net on its own. Got "
+            f"{type(X).__name__} with strings instead. Encode them in the steps of a Pipeline, and "
+            "export the Pipeline."
+        )
+    return inputs
 
 
-def _wanted_rows(got: str) -> str:
-    return (
-        "The 'X' parameter of to_onnx must be a numeric array with at least one row. "
-        f"Got {got} instead. Pass rows that the estimator takes, such as a validation set: they "
-        "give the graph its input shape and are used to check it."
-    )
+def _serialized(model: ModelProto) -> bytes:
+    try:
+        return model.SerializeToString()
+    except Exception as exc:  # protobuf has several for what is too large
+        raise ExportError(
+            "The graph does not fit into one file: protobuf ends at 2 GB. Likely cause: the net's "
+            "weights. Next step: export with precision='fp16', or a smaller net. No file was "
+            f"written. protobuf says: {exc}"
+        ) from exc
 
 
 def _write(serialized: bytes, target: Path) -> None:

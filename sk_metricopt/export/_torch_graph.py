@@ -6,7 +6,7 @@ import copy
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sk_metricopt._embedding_net import first_of
 from sk_metricopt._random import seeded
 from sk_metricopt._skorch import Bridge, evaluating, takes_integers
 from sk_metricopt.exceptions import ExportError
-from sk_metricopt.export._source import BATCH, INPUT, Source
+from sk_metricopt.export._inputs import BATCH, INPUT, Feed
+from sk_metricopt.export._source import Source
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -41,28 +43,47 @@ class NetSource(Source):
         Returns the graph's outputs from the module's.
     outputs : tuple of str
         Their names.
+    facts : mapping of str to object
+        What a file says of the net.
+    precision : {'fp32', 'fp16'}
+        In which the module computes. Inputs and outputs are float32 all the same.
     """
 
     libraries = ("onnxscript",)
     packages = ("torch", "skorch")
 
-    def __init__(self, estimator, bridge: Bridge, head: Head, outputs: tuple[str, ...]):
+    def __init__(
+        self,
+        estimator,
+        bridge: Bridge,
+        head: Head,
+        outputs: tuple[str, ...],
+        facts: Mapping[str, Any],
+        precision: str,
+    ):
+        self.outputs = outputs
         self._estimator = estimator
         self._bridge = bridge
         self._head = head
-        self._outputs = outputs
+        self._facts = facts
+        self._halves = precision == "fp16"
         # A bare net takes arrays of its own dtype only; the others convert by themselves.
-        self.takes_rows = estimator is bridge.net
+        self.takes_fed = estimator is bridge.net
 
-    def dtype(self, values: np.ndarray) -> Any:
+    def dtype(self, X) -> Any:
         # The finetuner converts to what it was fitted on; a bare net takes floats for floats.
-        given_floats = self.takes_rows and values.dtype.kind == "f"
+        given_floats = self.takes_fed and np.asarray(X).dtype.kind == "f"
         as_index = takes_integers(self._bridge.net) and not given_floats
         return getattr(self._estimator, "_dtype", np.int64 if as_index else np.float32)
 
-    def properties(self) -> dict[str, Any]:
-        is_binary = getattr(self._bridge, "binary", False)
-        return {"threshold": self._bridge.net.threshold if is_binary else None}
+    def properties(self) -> Mapping[str, Any]:
+        return self._facts
+
+    def boundary(self, probabilities: np.ndarray) -> np.ndarray:
+        threshold = self._facts.get("threshold")
+        if threshold is None:
+            return super().boundary(probabilities)
+        return np.abs(probabilities[:, 1] - threshold)
 
     @contextmanager
     def left_as_found(self) -> Iterator[None]:
@@ -74,19 +95,20 @@ class NetSource(Source):
                     stack.enter_context(evaluating(part))
             yield
 
-    def trace(self, rows: np.ndarray, opset: int) -> ModelProto:
+    def trace(self, feed: Feed, opset: int) -> ModelProto:
+        rows = feed[INPUT]
         # One row would make torch specialise the batch axis to 1, silently.
         example = torch.from_numpy(rows[np.arange(2) % len(rows)])
         module = self._bridge.module
         with export_lock, _quiet():
             try:
                 program = torch.onnx.export(
-                    _Traced(module, self._head),
+                    _Traced(module, self._head, self._halves),
                     (example,),
                     dynamo=True,
                     opset_version=opset,
                     input_names=[INPUT],
-                    output_names=list(self._outputs),
+                    output_names=list(self.outputs),
                     dynamic_shapes=({0: BATCH},),
                     verbose=False,
                 )
@@ -98,10 +120,24 @@ class NetSource(Source):
         return model
 
     def why_probabilities_differ(self) -> tuple[str, str]:
+        if self._halves:
+            cause = "values within the net that half precision cannot hold (above 65504, or tiny)"
+            return cause, "scale the features, or export with precision='fp32'"
         cause = (
             "predict_proba does more than the net's module and its nonlinearity, forward depends "
             "on chance or on the other rows of the batch, or the estimator computes in reduced "
             "precision (TF32 on a GPU)"
+        )
+        step = "remove that dependence, or move the net to the CPU in full float32, and try again"
+        return cause, step
+
+    def why_embeddings_differ(self) -> tuple[str, str]:
+        if self._halves:
+            return self.why_probabilities_differ()
+        cause = (
+            "transform does more than the net's module, forward depends on chance or on the other "
+            "rows of the batch, embeddings are so near zero that their direction is rounding, or "
+            "the estimator computes in reduced precision (TF32 on a GPU)"
         )
         step = "remove that dependence, or move the net to the CPU in full float32, and try again"
         return cause, step
@@ -121,15 +157,21 @@ class NetSource(Source):
 class _Traced(nn.Module):
     """A private copy of a net's module, followed by its head."""
 
-    def __init__(self, module: nn.Module, head: Head):
+    def __init__(self, module: nn.Module, head: Head, halves: bool):
         super().__init__()
         module = getattr(module, "_orig_mod", module)  # torch.compile
         # A copy, since the exported program would alias the live weights.
         self.module = copy.deepcopy(module).cpu().eval()
         self.head = head
+        self.halves = halves
+        if halves:
+            self.module.half()
 
     def forward(self, X: Tensor) -> tuple[Tensor, ...]:
-        return self.head(self.module(X))
+        if not self.halves:
+            return self.head(self.module(X))
+        output = self.module(X.half() if X.is_floating_point() else X)
+        return self.head(first_of(output).float())
 
 
 @contextmanager
