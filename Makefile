@@ -1,7 +1,7 @@
 PYTHON ?= python
 RESULTS ?= results.csv
 
-.PHONY: install lint test test-slow quickstart bench bench-retrieval bench-post-shift
+.PHONY: install lint test test-slow quickstart bench bench-retrieval bench-post-shift bench-throughput
 
 install:
 	$(PYTHON) -m pip install -c constraints.txt -e ".[dev]"
@@ -36,3 +36,8 @@ bench-post-shift:
 	$(PYTHON) -m benchmarks.post_shift --tasks all --out $(RESULTS)
 	$(PYTHON) -m benchmarks.post_shift --setting adult --seeds 10 --budgets 50,150 --out $(RESULTS)
 	$(PYTHON) -m benchmarks.post_shift_report $(RESULTS)
+
+# Five minutes, on a machine that does little else. Needs SK_METRICOPT_DATA_HOME.
+bench-throughput:
+	$(PYTHON) -m benchmarks.throughput --out $(RESULTS)
+	$(PYTHON) -m benchmarks.throughput_report $(RESULTS)

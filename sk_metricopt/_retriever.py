@@ -19,7 +19,6 @@ from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.validation import check_is_fitted
 
 from sk_metricopt import _embedding_net, _skorch, _validation
-from sk_metricopt._onnx_mixin import OnnxMixin
 from sk_metricopt._gallery_index import (
     GalleryIndex,
     as_tensor,
@@ -29,6 +28,7 @@ from sk_metricopt._gallery_index import (
     check_n_neighbors,
     read_only,
 )
+from sk_metricopt._onnx_mixin import OnnxMixin
 from sk_metricopt._random import draw_seed, preserved, seeded
 from sk_metricopt._search import METRICS, similarities
 from sk_metricopt.metrics import make_retrieval_scorer

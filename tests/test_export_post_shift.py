@@ -313,7 +313,9 @@ def test_net_inside_a_pipeline_or_search_is_weighted_where_it_is(wrap):
 
 
 def test_finetuner_inside_a_pipeline_is_weighted_where_it_is():
-    estimator = post_shift(make_pipeline(FunctionTransformer().fit(table(3)[0]), inner("finetuner")))
+    estimator = post_shift(
+        make_pipeline(FunctionTransformer().fit(table(3)[0]), inner("finetuner"))
+    )
     assert_says_the_same(to_onnx(estimator, table(3)[0]), estimator, 3)
 
 

@@ -60,6 +60,8 @@ LEVELS = {
     "export": 7,  # a side door on top of the estimators
     "testing": 7,
     "__init__": 7,
+    "_command_line": 8,
+    "__main__": 9,
 }
 # Rooms of one level that may still import each other, as (importer, imported).
 SIBLINGS = {

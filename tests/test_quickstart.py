@@ -21,7 +21,14 @@ def test_quickstart_reports_and_exports(capsys):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/user_guide.md", "docs/retrieval.md", "docs/post_shift.md"]
+    "page",
+    [
+        "README.md",
+        "docs/user_guide.md",
+        "docs/retrieval.md",
+        "docs/post_shift.md",
+        "docs/deployment.md",
+    ],
 )
 def test_code_on_page_runs(page, tmp_path, monkeypatch):
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.S | re.M)

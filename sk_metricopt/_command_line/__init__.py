@@ -78,7 +78,7 @@ def _add_inspect(commands) -> None:
     command = commands.add_parser("inspect", help=about, description=about.capitalize() + ".")
     command.add_argument("model", metavar="MODEL", help="an ONNX file")
     command.add_argument("--json", action="store_true", help="show all of it as one JSON object")
-    command.set_defaults(run=_inspect)
+    command.set_defaults(run=_run_inspect)
 
 
 def _add_score(commands) -> None:
@@ -101,16 +101,16 @@ def _add_score(commands) -> None:
         help="what else stands for a missing value, such as '?'; may be given again",
     )
     add("--json", action="store_true", help="show the result as one JSON object")
-    command.set_defaults(run=_score)
+    command.set_defaults(run=_run_score)
 
 
-def _inspect(args: argparse.Namespace) -> str:
+def _run_inspect(args: argparse.Namespace) -> str:
     from sk_metricopt._command_line._inspect import inspect
 
     return inspect(args.model, args.json)
 
 
-def _score(args: argparse.Namespace) -> str:
+def _run_score(args: argparse.Namespace) -> str:
     from sk_metricopt._command_line._score import score
 
     return score(args)

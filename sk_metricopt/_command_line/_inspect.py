@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from sk_metricopt.export._content import _fields, content_of
@@ -26,6 +25,7 @@ _AS_JSON = (  # properties that are no strings
     "versions",
     "weights",
 )
+_NAMES = ("adapters", "feature_names", "versions")  # lists of names
 _SHOWN = 12  # entries of a list; the JSON has all of them
 _WIDTH = 200  # characters of a value; the JSON has all of them
 
@@ -75,7 +75,7 @@ def _value(value, has_default: bool) -> dict[str, Any]:
 
 def _opsets(content: bytes) -> dict[str, int]:
     """Return the version of each set of operators; onnxruntime does not tell it."""
-    found = {}
+    found: dict[str, Any] = {}
     for number, value in _fields(memoryview(content)):
         if number == _OPSET_IMPORT and isinstance(value, memoryview):
             opset = dict(_fields(value))
@@ -152,7 +152,8 @@ def _said(value: Any, key: str) -> str:
         return value
     if not isinstance(value, list | dict):
         return json.dumps(value)
-    shown = [item if isinstance(item, str) else json.dumps(item) for item in value]
+    # Quotes tell the class '1' from the class 1.
+    shown = [str(item) if key in _NAMES else repr(item) for item in value]
     more = f", and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
     return ", ".join(shown[:_SHOWN]) + more
 

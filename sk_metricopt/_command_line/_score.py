@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import get_scorer, get_scorer_names, make_scorer
 from sklearn.metrics._scorer import _BaseScorer
+from sklearn.utils.metaestimators import available_if
 from tqdm import tqdm
 
 from sk_metricopt._command_line._csv_rows import CsvRows, LabelWords
@@ -38,11 +39,15 @@ class KnownAnswers(ClassifierMixin, BaseEstimator):
         self.classes_ = classes
         self._answers = answers
 
-    def __getattr__(self, name: str):
-        answer = self.__dict__.get("_answers", {}).get(name)
-        if answer is None:
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        return lambda X: answer[X]
+    @available_if(lambda self: "predict" in self._answers)
+    def predict(self, X):
+        """Return the labels of the rows that `X` numbers."""
+        return self._answers["predict"][X]
+
+    @available_if(lambda self: "predict_proba" in self._answers)
+    def predict_proba(self, X):
+        """Return the probabilities of the rows that `X` numbers."""
+        return self._answers["predict_proba"][X]
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
@@ -200,7 +205,7 @@ def _texts(predictor: OnnxPredictor, features: list[str]) -> list[str]:
 def _scored(scorer: _BaseScorer, answers: KnownAnswers, y: np.ndarray, name: str) -> float:
     try:
         return float(scorer(answers, np.arange(len(y)), y))
-    except Exception as exc:
+    except Exception as exc:  # scorers fail in many ways
         raise ValueError(
             f"--scoring must be a scorer that fits classes {answers.classes_.tolist()}. Got "
             f"{name!r} instead, which fails: {exc}"

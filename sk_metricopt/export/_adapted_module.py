@@ -20,8 +20,8 @@ _PARAMS = "adapter_params"  # buffer of a host that holds its slice of φ
 class AdaptedModule(nn.Module):
     """A private copy of a module, called with rows and with φ.
 
-    Where the adapter can act on a host's output it does, and leaves the weights constant, so that
-    a runtime can pack them once. Elsewhere it replaces the weights in every call.
+    Weights as few as their share of φ, those of normalisations, are replaced in every call. Others
+    stay constant where the adapter can act on the host's output, so that a runtime packs them once.
 
     Parameters
     ----------
@@ -57,7 +57,10 @@ class AdaptedModule(nn.Module):
         self._module, self._adapter = module, adapter
         self._sizes = [adapter.n_params(module.get_submodule(name)) for name in self.hosts]
         self.n_params = sum(self._sizes)
-        self._modulated = _modulate(module, adapter, self.hosts, example)
+        many = [
+            name for name in self.hosts if _has_many_weights(module.get_submodule(name), adapter)
+        ]
+        self._modulated = _modulate(module, adapter, many, example)
 
     def forward(self, X: Tensor, params: Tensor) -> Any:
         replaced: dict[str, Tensor] = {}
@@ -93,6 +96,12 @@ def bare(module: nn.Module) -> nn.Module:
 
 def _inside(name: str, key: str) -> str:
     return f"{name}.{key}" if name else key
+
+
+def _has_many_weights(host: nn.Module, adapter: BaseAdapter) -> bool:
+    n_params = adapter.n_params(host)
+    weights = adapter.weights(host, torch.zeros(n_params))
+    return sum(value.numel() for value in weights.values()) > n_params
 
 
 def _modulate(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sk_metricopt.export._graph_edit import bodies
+from sk_metricopt.export._inputs import ADAPTER
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -35,7 +36,7 @@ def inject(
     from onnx import helper
 
     graph = copy.deepcopy(model.graph)
-    names = {"": ""}
+    names = {"": "", ADAPTER: ADAPTER}  # that one is to become an input of the whole
     names.update(zip((value.name for value in graph.input), inputs, strict=True))
     for value in graph.output:
         names[value.name] = scope.get_unique_variable_name("net_" + value.name)

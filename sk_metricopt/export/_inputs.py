@@ -98,7 +98,8 @@ class TableInput:
         """
         if hasattr(X, "columns"):
             _check_names(list(X.columns), self.names, self.owner)
-            columns: Iterable = (X[name] for name in self.dtypes)
+            # The order is that of fit; pandas hands out all columns sooner than each by its name.
+            columns: Iterable = (column for _, column in X.items()) if hasattr(X, "items") else X
         else:
             table = np.asarray(X, dtype=object)
             if table.ndim != 2 or table.shape[1] != len(self.dtypes):
@@ -186,10 +187,13 @@ def inputs_of(session, names: list[str] | None, owner: str) -> Inputs:
 
 
 def _as_array(X) -> np.ndarray:
+    if hasattr(X, "to_numpy"):  # asking a Series for attributes that it lacks takes long
+        dtype = getattr(X, "dtype", None)
+        if hasattr(dtype, "na_value") and dtype.kind in "biuf":
+            return X.to_numpy(dtype=np.float64, na_value=np.nan)  # a nullable column of numbers
+        return X.to_numpy()
     if hasattr(X, "detach"):  # a tensor
         X = X.detach().cpu()
-    if hasattr(getattr(X, "dtype", None), "na_value") and getattr(X.dtype, "kind", "O") in "biuf":
-        return X.to_numpy(dtype=np.float64, na_value=np.nan)  # a nullable column of numbers
     return np.asarray(X)
 
 
@@ -266,7 +270,7 @@ def _check_columns(names: list, owner: str) -> None:
             f"The 'X' parameter of {owner} must have a different string as the name of every "
             f"column. Got {names!r} instead. Rename the columns, and fit again."
         )
-    if {INPUT, ADAPTER} & set(names) and len(names) > 1:
+    if ADAPTER in names or (INPUT in names and len(names) > 1):
         raise ValueError(
             f"The 'X' parameter of {owner} must have columns with other names than {INPUT!r} and "
             f"{ADAPTER!r}, which graphs use themselves. Got {names!r} instead. Rename the columns, "

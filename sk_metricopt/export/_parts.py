@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 from sklearn.base import is_classifier
 from sklearn.compose import ColumnTransformer
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 
-from sk_metricopt._embedding_net import is_transformer
 from sk_metricopt._retriever import EmbeddingRetriever
 from sk_metricopt.export._classifier import classifier_net_source, is_classifier_net
 from sk_metricopt.export._embedding import retriever_source

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _PREFIX = "estimator_"  # no name of ours
 _ML = "ai.onnx.ml"
 _ML_OPSET = 3  # the first whose LabelEncoder and trees are those of today, old runtimes have it
-_OWN_LABEL = "estimator_own_label"
+_OWN_LABEL, _OWN_EMBEDDINGS = "estimator_own_label", "estimator_own_embeddings"
 
 Parts = Sequence[tuple[Any, Source]]  # estimators, and what writes their graph
 
@@ -82,6 +82,11 @@ class SklearnSource(Source):
         rule = super() if self._last is None else self._last
         return rule.boundary(probabilities)
 
+    def adapt(self, estimator, adapted, set_default) -> None:
+        for part, source in self._parts:
+            if part is estimator:
+                source.adapt(estimator, adapted, set_default)
+
     @contextmanager
     def left_as_found(self) -> Iterator[None]:
         with ExitStack() as stack:
@@ -128,7 +133,7 @@ def _converted(estimator, parts: Parts, feed: Feed, opset: int) -> ModelProto:
         name=type(estimator).__name__,
         initial_types=[(name, _tensor_type(values)) for name, values in feed.items()],
         target_opset={"": opset, _ML: _ML_OPSET},
-        options={"zipmap": False},
+        options={"zipmap": False} if is_classifier(estimator) else None,
         black_op={"Scaler"},  # subtracts and divides instead: exact, and there on CUDA
         naming=_PREFIX,
         custom_conversion_functions=converters,
@@ -172,11 +177,10 @@ def _name_embeddings(graph: GraphProto) -> None:
     from onnx import TensorProto, helper
 
     (output,) = graph.output
+    rename_value(graph, output.name, _OWN_EMBEDDINGS)
     width = output.type.tensor_type.shape.dim[1].dim_value or "n_components"
-    node = helper.make_node(
-        "Cast", [output.name], [EMBEDDINGS], to=TensorProto.FLOAT, name=EMBEDDINGS
-    )
-    graph.node.append(node)
+    cast = {"to": TensorProto.FLOAT, "name": EMBEDDINGS}
+    graph.node.append(helper.make_node("Cast", [_OWN_EMBEDDINGS], [EMBEDDINGS], **cast))
     del graph.output[:]
     shape = [BATCH, width]
     graph.output.append(helper.make_tensor_value_info(EMBEDDINGS, TensorProto.FLOAT, shape))

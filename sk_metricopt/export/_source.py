@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ from sk_metricopt.export._inputs import Feed
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+    from sk_metricopt.export._adapted_module import AdaptedModule
 
 # Outputs of a classifier's source, and of a retriever's or transformer's.
 INDEX, PROBABILITIES = "label_index", "probabilities"
@@ -55,6 +57,20 @@ class Source(ABC):
     def properties(self) -> Mapping[str, Any]:
         """Return what only a file from this source says of itself."""
         return {}
+
+    def adapt(self, estimator, adapted: AdaptedModule, set_default: Callable) -> None:
+        """Let the adapter parameters of an estimator be a value of the graph called 'adapter'.
+
+        Parameters
+        ----------
+        estimator : MetricOptFinetuner
+            It is what the source is of, or in it.
+        adapted : AdaptedModule
+            In the place of its module.
+        set_default : callable
+            Called with the graph in which that value is an input, to make it none.
+        """
+        raise NotImplementedError
 
     def left_as_found(self) -> AbstractContextManager:
         """Put back what predicting changes."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sk_metricopt._optional import import_optional_dependency
 from sk_metricopt.exceptions import ExportError
+from sk_metricopt.export._adapter_input import adapter_of
 from sk_metricopt.export._choice import graph_kind
 from sk_metricopt.export._graph_edit import keep_outputs
 from sk_metricopt.export._inputs import INPUT, Inputs, TableInput, inputs_like
@@ -38,6 +39,8 @@ def to_onnx(
     labels: str = "class",
     outputs: Sequence[str] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    adapter_input: bool = False,
+    adapters: Mapping[str, Any] | None = None,
 ) -> ModelProto:
     """Export a fitted estimator to ONNX and check that the graph says what it says.
 
@@ -76,6 +79,15 @@ def to_onnx(
         Outputs to keep: 'label', 'probabilities' or both. None keeps all.
     metadata : mapping of str to object, default=None
         Further properties of the file. Strings are kept as they are, other values become JSON.
+    adapter_input : bool, default=False
+        Whether the graph takes adapter parameters as a further input, 'adapter' (n_params,), for
+        `estimator` a finetuner of a pre-trained net, or a Pipeline or search that ends in one.
+        Where nothing is fed they are its ``adapter_params_``. Zeros are the net before finetuning.
+    adapters : dict of str to MetricOptFinetuner, default=None
+        Finetuners of one and the same ``FrozenEstimator(net)`` or module, `estimator` or its last
+        step among them or not. With them the input 'adapter' is a number, the index of a name
+        here, unless ``adapter_input=True``. Where nothing is fed it is the one of `estimator`, or 0
+        if it is none of these.
 
     Returns
     -------
@@ -89,6 +101,8 @@ def to_onnx(
     ExportError
         If the estimator cannot be translated, or the graph does not reproduce it. A post-shift by
         groups of rows (`basis`) or by chance (`randomized`) is none that a graph can hold.
+    ValueError, TypeError
+        If a parameter cannot work, such as `adapters` of different nets.
     ImportError
         If onnx, onnxruntime, or what writes the graph (onnxscript for a net, skl2onnx for other
         classifiers) is missing.
@@ -127,6 +141,7 @@ def to_onnx(
     _check_options(opset, labels, precision)
     target = _check_path(path)
     extra_properties = caller_properties(metadata)
+    adapter = adapter_of(estimator, adapter_input, adapters)
     kind = graph_kind(estimator, labels, precision)
     source, kept = kind.source, _kept_outputs(outputs, kind)
     for name in ("onnx", *source.libraries, "onnxruntime"):
@@ -137,17 +152,19 @@ def to_onnx(
 
     inputs = _inputs(X, source)
     feed = inputs.feed(X)
-    with export_lock, source.left_as_found():
+    with export_lock, source.left_as_found(), adapter.left_as_found():
+        kind = adapter.given_to(kind, feed)
+        cases = adapter.cases(kind, X)
         expected = kind.expected(feed[INPUT] if source.takes_fed else X)
         model = source.trace(feed, opset)
     kind.complete(model, expected)
+    adapter.declare(model)
     check_model(model, full_check=True)
-    served = served_estimator(estimator)
-    properties = model_properties(
-        estimator, served, precision, kind.properties(expected), inputs, source.packages
-    )
+    of_kind = {**kind.properties(expected), **adapter.properties()}
+    served = served_estimator(kind.estimator)
+    properties = model_properties(estimator, served, precision, of_kind, inputs, source.packages)
     set_properties(model, properties | extra_properties)
-    check_parity(_serialized(model), feed, expected, kind)
+    check_parity(_serialized(model), feed, expected, kind, cases)
     keep_outputs(model.graph, kept)
     serialized = _serialized(model)
     if target is not None:

@@ -18,7 +18,8 @@ from sk_metricopt._embedding_net import first_of
 from sk_metricopt._random import seeded
 from sk_metricopt._skorch import Bridge, evaluating, takes_integers
 from sk_metricopt.exceptions import ExportError
-from sk_metricopt.export._inputs import BATCH, INPUT, Feed
+from sk_metricopt.export._adapted_module import AdaptedModule
+from sk_metricopt.export._inputs import ADAPTER, BATCH, INPUT, Feed
 from sk_metricopt.export._source import Source
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class NetSource(Source):
         self._halves = precision == "fp16"
         # A bare net takes arrays of its own dtype only; the others convert by themselves.
         self.takes_fed = estimator is bridge.net
+        self._adapted: AdaptedModule | None = None
+        self._set_default: Callable[[ModelProto], None]
 
     def dtype(self, X) -> Any:
         # The finetuner converts to what it was fitted on; a bare net takes floats for floats.
@@ -85,6 +88,9 @@ class NetSource(Source):
             return super().boundary(probabilities)
         return np.abs(probabilities[:, 1] - threshold)
 
+    def adapt(self, estimator, adapted, set_default) -> None:
+        self._adapted, self._set_default = adapted, set_default
+
     @contextmanager
     def left_as_found(self) -> Iterator[None]:
         """Put back train or eval mode, and the global random streams."""
@@ -99,22 +105,27 @@ class NetSource(Source):
         rows = feed[INPUT]
         # One row would make torch specialise the batch axis to 1, silently.
         example = torch.from_numpy(rows[np.arange(2) % len(rows)])
-        module = self._bridge.module
+        module, names, inputs = self._bridge.module, [INPUT], [example]
+        if self._adapted is not None:
+            module, names = self._adapted, [INPUT, ADAPTER]
+            inputs.append(torch.zeros(self._adapted.n_params))
         with export_lock, _quiet():
             try:
                 program = torch.onnx.export(
                     _Traced(module, self._head, self._halves),
-                    (example,),
+                    tuple(inputs),
                     dynamo=True,
                     opset_version=opset,
-                    input_names=[INPUT],
+                    input_names=names,
                     output_names=list(self.outputs),
-                    dynamic_shapes=({0: BATCH},),
+                    dynamic_shapes=({0: BATCH}, None)[: len(inputs)],
                     verbose=False,
                 )
                 model = _without_traces(program)
             except Exception as exc:
-                raise _translation_error(module, exc) from exc
+                raise _translation_error(self._bridge.module, exc) from exc
+        if self._adapted is not None:
+            self._set_default(model)
         _check_opset(model, opset)
         _check_batch_axis(model)
         return model
@@ -167,10 +178,12 @@ class _Traced(nn.Module):
         if halves:
             self.module.half()
 
-    def forward(self, X: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, X: Tensor, params: Tensor | None = None) -> tuple[Tensor, ...]:
+        inputs = (X,) if params is None else (X, params)
         if not self.halves:
-            return self.head(self.module(X))
-        output = self.module(X.half() if X.is_floating_point() else X)
+            return self.head(self.module(*inputs))
+        halves = (value.half() if value.is_floating_point() else value for value in inputs)
+        output = self.module(*halves)
         return self.head(first_of(output).float())
 
 
