@@ -25,6 +25,7 @@ ratios stand up to other load on the machine, which seconds do not. All ways gav
 - onnxruntime session: `session.run` on arrays that are ready
 - OnnxPredictor.predict, predict_proba: from what the Pipeline takes, tables checked and converted;
   1024 rows per run, and the session all at once. run_tensors: torch tensors in and out
+- adapter as an input: the session of a file with `adapter_input=True`, fed adapter parameters
 - torch eager, torch.compile: the module and a softmax in inference mode, on tensors that are ready;
   compiled for each batch size. skorch predict_proba: batch_size as the batch
 - Pipeline.predict: scikit-learn's steps and a `MetricOptFinetuner`, batch_size as fitted (128)

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from sklearn.compose import ColumnTransformer, make_column_selector
 from sklearn.datasets import make_classification
+from sklearn.frozen import FrozenEstimator
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -122,10 +123,20 @@ class Net:
         rng = np.random.default_rng(0)
         self.X = rng.standard_normal((max(batches), *row_shape), dtype=np.float32)
         self.files = {precision: self._exported(precision) for precision in ("fp32", "fp16")}
+        self.adaptable, self.n_params = self._adaptable(n_classes)
 
     def _exported(self, precision: str) -> bytes:
         model = to_onnx(self.net, self.X[:64], outputs=["probabilities"], precision=precision)
         return model.SerializeToString()
+
+    def _adaptable(self, n_classes: int) -> tuple[bytes, int]:
+        """Return a file with adapter parameters as an input, and how many there are."""
+        X, y = self.X[:200], np.arange(200) % n_classes
+        finetuner = MetricOptFinetuner(
+            FrozenEstimator(self.net), scoring="accuracy", max_observations=4, random_state=0
+        ).fit(X, y)
+        model = to_onnx(finetuner, X[:64], outputs=["probabilities"], adapter_input=True)
+        return model.SerializeToString(), len(finetuner.adapter_params_)
 
     def ways(self, batch: int, n_threads: int) -> dict[str, Way]:
         """Return ways to probabilities of `batch` rows, the reference first, by their names."""
@@ -134,13 +145,17 @@ class Net:
         limits = {"limits": tuple(fastest), **self._least(X)}
         with sessions_of(n_threads):
             predictor, halved = (OnnxPredictor(file) for file in self.files.values())
-            session = _session(self.files["fp32"])
+            session, adaptable = _session(self.files["fp32"]), _session(self.adaptable)
+        zeros = np.zeros(self.n_params, dtype=np.float32)  # of which the net is as it was
         self.net.set_params(batch_size=batch)  # skorch makes batches of 128 otherwise
         x = torch.from_numpy(X)
         runs = {
             self.reference: partial(_eager, self.module, x),
             "skorch predict_proba": partial(self.net.predict_proba, X),
             "onnxruntime session": lambda: session.run(["probabilities"], {"X": X})[0],
+            "onnxruntime session, adapter as an input": lambda: adaptable.run(
+                ["probabilities"], {"X": X, "adapter": zeros}
+            )[0],
             "OnnxPredictor.predict_proba": partial(predictor.predict_proba, X),
             "OnnxPredictor.run_tensors": lambda: predictor.run_tensors(x)["probabilities"],
         }
@@ -198,6 +213,7 @@ class Net:
 
 def _session(content: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # it warns that the default of an input is no constant
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
