@@ -12,15 +12,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.compose import make_column_transformer
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, get_scorer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch import nn
 
-from sk_metricopt import EmbeddingRetriever
+from sk_metricopt import EmbeddingRetriever, MetricOptFinetuner
 from sk_metricopt._command_line import main
 from sk_metricopt.export import OnnxPredictor, to_onnx
+from tests.nets import classifier, trained
+from tests.nets import table as net_table
 
 N_ROWS = 60
 CODES = ["1", "02", "?"]  # strings, most of which look like numbers
@@ -257,3 +260,50 @@ def test_broken_pipe_is_quiet(folder):
             command, env=environment, stdout=closed, stderr=subprocess.PIPE, text=True
         )
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.fixture(scope="module")
+def finetuners():
+    """Two finetuners of one net, and the rows that they were fitted on."""
+    X, y = net_table(2)
+    net = FrozenEstimator(trained(classifier(), X, y))
+    fitted = {
+        scoring: MetricOptFinetuner(
+            net, scoring=scoring, max_observations=8, guard_z=None, random_state=0
+        ).fit(X, y)
+        for scoring in ("recall", "precision")
+    }
+    return fitted, X, y
+
+
+def test_adapters_of_a_file_are_shown_and_each_is_scored_by_its_name(finetuners, tmp_path, capsys):
+    fitted, X, y = finetuners
+    path = tmp_path / "model.onnx"
+    to_onnx(fitted["recall"], X, path, adapters=fitted)
+    pd.DataFrame(X).assign(good=y).to_csv(tmp_path / "data.csv", index=False)
+    assert main(["inspect", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "recall, precision" in shown and "has a default" in shown
+    for name, finetuner in fitted.items():
+        options = ["--scoring", "neg_log_loss", "--adapter", name, "--json"]
+        assert score(tmp_path, "model.onnx", "data.csv", *options) == 0
+        expected = get_scorer("neg_log_loss")(finetuner, X, y)
+        assert json.loads(capsys.readouterr().out)["score"] == pytest.approx(expected, abs=1e-4)
+    assert score(tmp_path, "model.onnx", "data.csv", "--scoring", "recall", "--adapter", "f1") == 2
+    assert "['recall', 'precision']" in error_of(capsys)
+
+
+@pytest.mark.parametrize(
+    "output, works, fails", [("label", "accuracy", "roc_auc"), ("probabilities", "roc_auc", "f1")]
+)
+def test_file_of_one_output_serves_the_scorers_that_ask_for_it(
+    finetuners, tmp_path, capsys, output, works, fails
+):
+    fitted, X, y = finetuners
+    to_onnx(fitted["recall"], X, tmp_path / "model.onnx", outputs=[output])
+    pd.DataFrame(X).assign(good=y).to_csv(tmp_path / "data.csv", index=False)
+    assert score(tmp_path, "model.onnx", "data.csv", "--scoring", works, "--json") == 0
+    expected = get_scorer(works)(fitted["recall"], X, y)
+    assert json.loads(capsys.readouterr().out)["score"] == pytest.approx(expected, abs=1e-3)
+    assert score(tmp_path, "model.onnx", "data.csv", "--scoring", fails) == 2
+    assert "Export the file with both of its outputs" in error_of(capsys)

@@ -15,7 +15,7 @@ import numpy as np
 from sk_metricopt._optional import import_optional_dependency
 
 if TYPE_CHECKING:
-    from pandas import DataFrame  # type: ignore[import-untyped]
+    from pandas import DataFrame
 
 _COMPRESSIONS = {".bz2": "bz2", ".gz": "gzip", ".xz": "xz", ".zip": "zip", ".zst": "zstd"}
 _SHOWN = 5  # of what is wrong

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sk_metricopt.export._content import _fields, content_of
+from sk_metricopt.export._content import content_of, fields
 from sk_metricopt.export._device import open_on
 from sk_metricopt.export._metadata import PREFIX
 
@@ -76,9 +76,9 @@ def _value(value, has_default: bool) -> dict[str, Any]:
 def _opsets(content: bytes) -> dict[str, int]:
     """Return the version of each set of operators; onnxruntime does not tell it."""
     found: dict[str, Any] = {}
-    for number, value in _fields(memoryview(content)):
+    for number, value in fields(memoryview(content)):
         if number == _OPSET_IMPORT and isinstance(value, memoryview):
-            opset = dict(_fields(value))
+            opset = dict(fields(value))
             found[bytes(opset.get(_DOMAIN, b"")).decode() or "ai.onnx"] = opset.get(_VERSION, 0)
     return found
 

@@ -125,7 +125,7 @@ def _fields_of_tensors(content: bytes) -> Iterator[tuple[int, int | memoryview]]
     pending = [("Model", memoryview(content))]
     while pending:  # no recursion: a file may nest deeper than Python does
         message, data = pending.pop()
-        for number, value in _fields(data):
+        for number, value in fields(data):
             inner = _NESTED[message].get(number)
             if message == "Tensor":
                 yield number, value
@@ -135,7 +135,7 @@ def _fields_of_tensors(content: bytes) -> Iterator[tuple[int, int | memoryview]]
                 pending.append((inner, value))
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """Yield number and value of each field of a protobuf message."""
     position = 0
     while position < len(data):
