@@ -28,13 +28,14 @@ from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegr
 from torch import nn
 
 from sk_metricopt import MetricOptFinetuner
+from sk_metricopt._onnx_mixin import OnnxMixin
 from sk_metricopt.exceptions import ExportError
 from sk_metricopt.export import to_onnx
 
 N_FEATURES = 6
 
 
-class Classifier(ClassifierMixin, BaseEstimator):
+class Classifier(OnnxMixin, ClassifierMixin, BaseEstimator):
     """The least that an estimator has to have: a net on encoded labels, and the labels."""
 
     def __init__(self, estimator=None, scoring=None):

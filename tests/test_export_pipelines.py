@@ -24,9 +24,15 @@ from sklearn.ensemble import StackingClassifier, VotingClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, TunedThresholdClassifierCV
+from sklearn.model_selection import (
+    FixedThresholdClassifier,
+    GridSearchCV,
+    TunedThresholdClassifierCV,
+)
 from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.svm import LinearSVC
+from sklearn.tree import DecisionTreeClassifier
 from skorch import NeuralNetClassifier
 from torch import nn
 
@@ -34,7 +40,17 @@ from benchmarks.tasks import data_home
 from sk_metricopt import EmbeddingRetriever, MetricOptFinetuner, PostShiftClassifier
 from sk_metricopt.exceptions import ExportError
 from sk_metricopt.export import OnnxPredictor, register, to_onnx
-from tests.nets import adaptive_classifier, binary_classifier, classifier, table
+from tests.nets import (
+    CNN,
+    TokenNet,
+    adaptive_classifier,
+    binary_classifier,
+    classifier,
+    images,
+    table,
+    tokens,
+    trained,
+)
 
 
 def finetuner(n_classes=2, **params):
@@ -163,7 +179,7 @@ def test_labels_and_dtypes_of_any_kind_go_through_a_pipeline(dtype, labels):
 def test_three_classes_with_names_go_through_a_stack_of_finetuners():
     X, y = rows(n_classes=3)
     stack = StackingClassifier(
-        [("a", scaled(finetuner(3))), ("b", finetuner(3, guard_z=None))], cv=2, passthrough=True
+        [("a", scaled(finetuner(3))), ("b", scaled(net(3)))], cv=2, passthrough=True
     ).fit(X, labelled(y, "str"))
     assert_agrees(to_onnx(stack, X), stack, X)
 
@@ -633,3 +649,131 @@ def test_adult_pipeline_is_served_by_onnxruntime_alone_with_equal_labels_on_all_
     assert len(served["label"]) == 16281
     np.testing.assert_array_equal(served["label"], pipeline.predict(test))
     np.testing.assert_allclose(served["probabilities"], pipeline.predict_proba(test), atol=1e-5)
+
+
+# What is easily mistaken
+
+
+@pytest.mark.parametrize("wrap", [FixedThresholdClassifier, TunedThresholdClassifierCV])
+def test_threshold_directly_around_a_net_decides_for_rows_that_were_not_checked(wrap):
+    X, y = rows()
+    settings = {"threshold": 0.8} if wrap is FixedThresholdClassifier else {"scoring": "recall"}
+    estimator = wrap(net(), **settings).fit(X, y)
+    inner = estimator.estimator_
+    alike = X[inner.predict(X) == estimator.predict(X)]
+    assert 0 < len(alike) < len(X)
+    assert_agrees(to_onnx(estimator, alike), estimator, X)
+
+
+@pytest.mark.parametrize("name", ["label", "probabilities", "embeddings", "", "adapter"])
+def test_columns_called_as_outputs_are_refused_by_name(name):
+    frame = people()[0].replace({None: np.nan}).rename(columns={"pay": name})
+    with pytest.raises(ValueError, match="columns with other names than"):
+        to_onnx(fitted_table_pipeline(), frame)
+
+
+@pytest.mark.parametrize("name", ["classes", "label_index", "post_shift_0_given", "a column", "né"])
+def test_columns_may_be_called_as_anything_within_the_graph(name):
+    frame, y = people()
+    frame = frame[["pay", "job"]].fillna(0).rename(columns={"pay": name})
+    columns = make_column_transformer(
+        (StandardScaler(), [name]), (OneHotEncoder(sparse_output=False), ["job"])
+    )
+    estimator = PostShiftClassifier(
+        make_pipeline(columns, LogisticRegression()),
+        scoring="f1_macro",
+        max_observations=20,
+        guard_z=None,
+        random_state=0,
+    ).fit(frame, y)
+    predictor = OnnxPredictor(to_onnx(estimator, frame).SerializeToString())
+    assert list(predictor.feature_names_in_) == [name, "job"]
+    np.testing.assert_array_equal(predictor.predict(frame), estimator.predict(frame))
+
+
+@pytest.mark.parametrize("make, data", [(CNN, images), (TokenNet, tokens)])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda inner: make_pipeline(inner),
+        lambda inner: GridSearchCV(inner, {"lr": [0.1]}, cv=2),
+        lambda inner: FrozenEstimator(inner),
+    ],
+)
+def test_what_holds_a_net_for_images_or_tokens_and_nothing_else_is_that_net(wrap, make, data):
+    X, y = data()
+    estimator = wrap(trained(classifier(make), X, y)).fit(X, y)
+    label, probabilities = run(to_onnx(estimator, X), X)
+    np.testing.assert_array_equal(label, estimator.predict(X))
+    np.testing.assert_allclose(probabilities, estimator.predict_proba(X), atol=1e-5)
+
+
+@pytest.mark.parametrize("word", ["nan", "never seen"])
+def test_a_string_that_stands_for_missing_values_is_refused_and_no_other(word):
+    frame = people()[0].replace({None: np.nan})
+    predictor = OnnxPredictor(to_onnx(fitted_table_pipeline(), frame).SerializeToString())
+    if word == "nan":
+        with pytest.raises(ValueError, match="must not have the string 'nan' in column 'town'"):
+            predictor.predict(frame.assign(town=word))
+    else:
+        assert len(predictor.predict(frame.assign(town=word))) == len(frame)
+
+
+@pytest.mark.parametrize(
+    "make, options, error, message",
+    [
+        (lambda X, y: LinearSVC().fit(X, y), {}, TypeError, "with predict_proba. Got LinearSVC"),
+        (
+            lambda X, y: DecisionTreeClassifier().fit(X, np.c_[y, y]),
+            {},
+            TypeError,
+            "of one label. Got DecisionTreeClassifier of 2",
+        ),
+        (lambda X, y: LogisticRegression, {}, TypeError, "Got the class LogisticRegression"),
+        (lambda X, y: net().fit(X, y), {"X": np.ones((3, 4), "f4")}, ValueError, "'X' parameter"),
+        (lambda X, y: net().fit(X, y), {"X": [[1.0], [1.0, 2.0]]}, ValueError, "'X' parameter"),
+        (lambda X, y: net().fit(X, y), {"outputs": 5}, ValueError, "'outputs' .* Got 5"),
+        (lambda X, y: net().fit(X, y), {"outputs": [["label"]]}, ValueError, "'outputs'"),
+        (lambda X, y: net().fit(X, y), {"metadata": ["a"]}, TypeError, "'metadata' .* mapping"),
+        (lambda X, y: net().fit(X, y), {"metadata": {"a": "\ud800"}}, ValueError, "UTF-8"),
+        (lambda X, y: net().fit(X, y), {"path": 5}, TypeError, "'path' parameter"),
+        (lambda X, y: net().fit(X, y), {"path": "a\0b"}, TypeError, "'path' parameter"),
+        (lambda X, y: net().fit(X, y), {"labels": np.ones(2)}, ValueError, "'labels' parameter"),
+    ],
+)
+def test_what_no_graph_can_be_made_of_is_refused_by_name(make, options, error, message):
+    X, y = rows()
+    with pytest.raises(error, match=message):
+        to_onnx(make(X, y), **{"X": X, **options})
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no folder that takes no files")
+def test_file_that_cannot_be_written_is_named():
+    X, y = rows()
+    with pytest.raises(OSError, match=r"'path' parameter of to_onnx must be .*: '/proc/a.onnx'"):
+        to_onnx(net().fit(X, y), X, "/proc/a.onnx")
+
+
+def test_longest_name_of_a_file_is_written_and_a_longer_one_refused(tmp_path):
+    X, y = rows()
+    estimator = net().fit(X, y)
+    to_onnx(estimator, X, tmp_path / ("a" * 255))
+    with pytest.raises(ValueError, match="'path' parameter of to_onnx must be a file in an"):
+        to_onnx(estimator, X, tmp_path / ("a" * 256))
+    assert [len(entry.name) for entry in tmp_path.iterdir()] == [255]
+
+
+def test_translation_that_fails_says_so_and_logs_nothing(capfd):
+    class Deciding(nn.Linear):
+        def forward(self, X):
+            return super().forward(X if bool(X.sum() > 0) else -X)
+
+    X, y = rows()
+    inner = NeuralNetClassifier(
+        Deciding(6, 2), criterion=nn.CrossEntropyLoss, max_epochs=1, verbose=0, train_split=None
+    )
+    estimator = scaled(inner).fit(X, y)
+    capfd.readouterr()
+    with pytest.raises(ExportError, match="torch could not translate Deciding"):
+        to_onnx(estimator, X)
+    assert "Traceback" not in capfd.readouterr().err

@@ -18,6 +18,7 @@ from sklearn.frozen import FrozenEstimator
 from torch import nn
 
 from sk_metricopt import EmbeddingRetriever, MetricOptFinetuner
+from sk_metricopt._onnx_mixin import OnnxMixin
 from sk_metricopt.exceptions import ExportError
 from sk_metricopt.export import to_onnx
 from sk_metricopt.metrics import make_retrieval_scorer
@@ -45,7 +46,7 @@ class FixedBatch(Embedder):
         return super().forward(X.reshape(4, -1))
 
 
-class Holder(BaseEstimator):
+class Holder(OnnxMixin, BaseEstimator):
     """What a finetuner is to the export: it holds a fitted retriever."""
 
     def __init__(self, estimator_=None, scoring=None):

@@ -18,14 +18,16 @@ from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import (
     BaggingClassifier,
+    ExtraTreesClassifier,
     HistGradientBoostingClassifier,
     RandomForestClassifier,
+    RandomTreesEmbedding,
     StackingClassifier,
     VotingClassifier,
 )
 from sklearn.feature_selection import SelectKBest, VarianceThreshold
 from sklearn.frozen import FrozenEstimator
-from sklearn.impute import SimpleImputer
+from sklearn.impute import KNNImputer, SimpleImputer
 from sklearn.linear_model import LogisticRegression, RidgeClassifier, SGDClassifier
 from sklearn.metrics import fbeta_score, make_scorer
 from sklearn.model_selection import (
@@ -53,7 +55,11 @@ from sklearn.preprocessing import (
     TargetEncoder,
 )
 from sklearn.svm import LinearSVC
+from sklearn.tree import DecisionTreeClassifier, ExtraTreeClassifier
+from skorch import NeuralNetClassifier
+from torch import nn
 
+from sk_metricopt.export import to_onnx
 from sk_metricopt.export._sklearn_converters import overrides
 
 OPSETS = (18, 20, 22)
@@ -566,8 +572,8 @@ def test_classifiers_of_classifiers_agree(name, y):
 def test_calibrated_classifiers_agree(method, held, y):
     if isinstance(held, GaussianNB) and method == "isotonic":
         pytest.skip("its probabilities crowd near 1, where float32 cannot tell steps apart")
-    if isinstance(held, LinearSVC) and method == "temperature":
-        pytest.skip("scikit-learn fits no temperature to these scores")
+    if isinstance(held, LinearSVC | GaussianNB) and method == "temperature":
+        pytest.skip("scikit-learn fits no temperature to these scores, or not with every scipy")
     check(of(CalibratedClassifierCV(held, method=method, cv=2)), FITTED, y, SEEN)
 
 
@@ -592,6 +598,68 @@ def test_a_forest_agrees_on_numbers_that_float32_holds():
     table = ColumnTransformer([("numbers", SimpleImputer(strategy="median"), NUMBERS)])
     model = make_pipeline(table, RandomForestClassifier(8, random_state=0))
     check(model, FITTED.astype(dict.fromkeys(NUMBERS, np.float32)), THREE, SEEN)
+
+
+def with_gaps(X, share, seed):
+    X = X.astype(np.float32)
+    X[np.random.default_rng(seed).random(X.shape) < share] = np.nan
+    return X
+
+
+FOREST = RandomForestClassifier(5, random_state=0)
+TREES = {
+    "tree": DecisionTreeClassifier(random_state=0),
+    "random tree": ExtraTreeClassifier(random_state=0),
+    "forest": FOREST,
+    "random forest": ExtraTreesClassifier(5, random_state=0),
+    "boosted": HistGradientBoostingClassifier(max_iter=5),
+    "bag": BaggingClassifier(n_estimators=3, max_features=0.5, random_state=0),
+    "votes": VotingClassifier([("a", DecisionTreeClassifier()), ("b", FOREST)], voting="soft"),
+    "calibrated": CalibratedClassifierCV(FOREST, cv=2),
+    "rest": OneVsRestClassifier(DecisionTreeClassifier(max_depth=1)),
+}
+
+
+@pytest.mark.parametrize("share", [0, 0.2], ids=["complete in fit", "missing in fit"])
+@pytest.mark.parametrize("name", TREES)
+def test_trees_send_missing_numbers_where_predict_does(name, share):
+    X, y = load_wine(return_X_y=True)
+    check(TREES[name], with_gaps(X, share, 0), y, with_gaps(X, 0.3, 1))
+
+
+@pytest.mark.parametrize("share", [0, 0.2], ids=["complete in fit", "missing in fit"])
+def test_leaves_of_missing_numbers_are_those_of_transform(share):
+    X, _ = load_wine(return_X_y=True)
+    trees = RandomTreesEmbedding(4, max_depth=3, sparse_output=False, random_state=0)
+    trees.fit(with_gaps(X, share, 0))
+    rows = with_gaps(X, 0.3, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of skl2onnx
+        (found,) = run(to_onnx(trees, with_gaps(X, share, 0)), rows)
+    np.testing.assert_array_equal(found, trees.transform(rows))
+
+
+def linear_net(n_features, n_classes):
+    settings = {"module__in_features": n_features, "module__out_features": n_classes}
+    criterion = nn.CrossEntropyLoss
+    return NeuralNetClassifier(
+        nn.Linear, criterion=criterion, train_split=None, max_epochs=2, verbose=0, **settings
+    )
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("method", ["predict_proba", "decision_function"])
+@pytest.mark.parametrize("passthrough", [False, True])
+def test_a_net_reads_what_a_stack_gives_it(passthrough, method, n_classes):
+    X, y = load_wine(return_X_y=True)
+    X, y = StandardScaler().fit_transform(X).astype(np.float32), np.minimum(y, n_classes - 1)
+    width = 2 * (n_classes if n_classes > 2 else 1) + passthrough * X.shape[1]
+    parts = [("a", logistic()), ("b", make_pipeline(StandardScaler(), logistic()))]
+    net = linear_net(width, n_classes)
+    stacked = StackingClassifier(parts, net, cv=2, stack_method=method, passthrough=passthrough)
+    stacked.fit(X, y)
+    _, probabilities = run(to_onnx(stacked, X), X)
+    np.testing.assert_allclose(probabilities, stacked.predict_proba(X), rtol=0, atol=1e-5)
 
 
 def test_names_of_columns_do_not_matter():
@@ -649,7 +717,30 @@ REFUSED = {
         of(BaggingClassifier(LinearSVC(), 3, random_state=0)),
         "BaggingClassifier of LinearSVC",
     ),
-    "integers beyond float32": (with_texts(onehot(), ["big"]), "cannot tell apart"),
+    "integers that float32 rounds to one": (
+        with_texts(onehot(), ["big"]),
+        "OneHotEncoder has numbers of 2",
+    ),
+    "integers whose neighbours float32 rounds to them": (
+        with_texts(OrdinalEncoder(), ["distinct"]),
+        "OrdinalEncoder has numbers of 2",
+    ),
+    "negative integers beyond float32": (
+        with_texts(TargetEncoder(), ["negative"]),
+        "TargetEncoder has numbers of 2",
+    ),
+    "fractions that float32 rounds to one": (
+        with_texts(onehot(), ["close"]),
+        "OneHotEncoder has categories that the graph cannot tell apart",
+    ),
+    "category that reads as missing": (
+        with_texts(onehot(), ["nan"]),
+        "OneHotEncoder has a category 'nan'",
+    ),
+    "neighbours": (
+        make_pipeline(ColumnTransformer([("a", KNNImputer(), NUMBERS)]), logistic()),
+        "KNNImputer",
+    ),
     "splines": (with_numbers(SplineTransformer()), "SplineTransformer"),
     "normal quantiles": (
         with_numbers(QuantileTransformer(n_quantiles=50, output_distribution="normal")),
@@ -661,10 +752,33 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_converted_is_refused_by_name(name):
     model, words = REFUSED[name]
-    X = FITTED.assign(big=FITTED.rooms + 2**25)
+    rooms = FITTED.rooms
+    X = FITTED.assign(
+        big=rooms + 2**25,
+        distinct=4 * rooms + 2**25,
+        negative=-4 * rooms - 2**25,
+        close=1 + rooms * 1e-12,
+        nan=FITTED.town.fillna("nan"),
+    )
     model.fit(X, TWO)
     with pytest.raises(Exception, match=words):
         converted(model, X, 18)
+
+
+@pytest.mark.parametrize(
+    "step, owner",
+    [
+        (onehot(), "OneHotEncoder"),
+        (OrdinalEncoder(encoded_missing_value=-2), "OrdinalEncoder"),
+        (TargetEncoder(), "TargetEncoder"),
+        (make_pipeline(frequent(), onehot()), "SimpleImputer"),
+    ],
+    ids=["one-hot", "ordinal", "target", "imputed"],
+)
+def test_a_column_of_strings_without_any_is_refused_with_the_reason(step, owner):
+    model = with_texts(step, ["town"]).fit(FITTED, TWO)
+    with pytest.raises(NotImplementedError, match=f"^{owner} was fitted on strings, and that"):
+        converted(model, FITTED.assign(town=np.nan), 18)
 
 
 def test_tied_probabilities_are_refused():

@@ -14,6 +14,7 @@ MAX_LINES = 500
 # A room is a top-level module or sub-package. Inside one, modules may import each other.
 LEVELS = {
     "exceptions": 0,
+    "_lazy": 0,
     "_optional": 0,
     "_random": 0,
     "_progress": 0,

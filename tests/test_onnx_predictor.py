@@ -27,6 +27,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.validation import check_is_fitted
 
 from sk_metricopt import EmbeddingRetriever
+from sk_metricopt._onnx_mixin import OnnxMixin
 from sk_metricopt.export import OnnxPredictor, to_onnx
 from sk_metricopt.metrics import make_retrieval_scorer
 from tests.embedding_nets import N_FEATURES, ImageEmbedder, TokenEmbedder, embedder, labelled_points
@@ -45,7 +46,7 @@ CLASSES = {
 }
 
 
-class Classifier(ClassifierMixin, BaseEstimator):
+class Classifier(OnnxMixin, ClassifierMixin, BaseEstimator):
     """A net on encoded labels, and the labels."""
 
     def fit(self, X, y):
@@ -113,7 +114,9 @@ def test_file_of_a_classifier_predicts_as_the_classifier(kind, labels):
     np.testing.assert_allclose(
         predictor.predict_proba(rows), estimator.predict_proba(rows), atol=1e-5
     )
-    assert predictor.score(rows, CLASSES[kind][y]) == estimator.score(rows, CLASSES[kind][y])
+    for weight in (None, np.arange(len(y))):
+        expected = estimator.score(rows, CLASSES[kind][y], sample_weight=weight)
+        assert predictor.score(rows, CLASSES[kind][y], sample_weight=weight) == expected
 
 
 def test_classes_that_onnx_cannot_hold_come_back_from_their_index():
@@ -141,13 +144,21 @@ def test_methods_and_attributes_are_those_the_file_has_outputs_for():
     assert is_classifier(labelling) and not is_classifier(embedding)
 
 
-@pytest.mark.parametrize("read", [str, lambda path: path, lambda path: path.read_bytes()])
+def in_memory(kind):
+    return lambda path: kind(path.read_bytes())
+
+
+@pytest.mark.parametrize(
+    "read", [str, lambda path: path, *map(in_memory, (bytes, bytearray, memoryview, np.bytes_))]
+)
 def test_model_may_be_a_path_or_its_bytes(read, tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(retriever_content())
     predictor = OnnxPredictor(read(path))
+    other = clone(predictor)
     path.unlink()
-    assert predictor.transform(X[:3]).shape == (3, 4)
+    assert predictor.transform(X[:3]).shape == other.transform(X[:3]).shape == (3, 4)
+    assert len(repr(predictor)) < 300
 
 
 @pytest.mark.parametrize(
@@ -260,6 +271,7 @@ def test_set_params_reads_the_new_model_and_nothing_of_the_old_is_left(tmp_path)
     with pytest.raises(ValueError, match="Invalid parameter 'path'"):
         predictor.set_params(path="model.onnx")
     assert predictor.model == retriever_content()
+    assert repr(predictor) == f"OnnxPredictor(model=<{len(retriever_content())} bytes>)"
     assert predictor.transform(X).shape == (len(X), 4)
 
 

@@ -41,6 +41,46 @@ def table_content():
     return serialized(onnx.helper.make_graph(nodes, "graph", inputs, [output]))
 
 
+def strict_content(width):
+    """Embeddings from a table of towns, which fails for any other."""
+    make = onnx.helper.make_tensor_value_info
+    nodes = [
+        onnx.helper.make_node(
+            "LabelEncoder",
+            ["town"],
+            ["code"],
+            domain="ai.onnx.ml",
+            keys_strings=["Bo", "Ulm"],
+            values_int64s=[0, 1],
+            default_int64=99,
+        ),
+        onnx.helper.make_node("Gather", ["table", "code"], ["rows"]),
+        onnx.helper.make_node("Squeeze", ["rows", "one"], ["embeddings"]),
+        onnx.helper.make_node("Squeeze", ["town", "one"], ["label"]),
+    ]
+    initial = [
+        onnx.numpy_helper.from_array(np.eye(2, 3, dtype=np.float32), "table"),
+        onnx.numpy_helper.from_array(np.array([1]), "one"),
+    ]
+    outputs = [
+        make("embeddings", onnx.TensorProto.FLOAT, ["n", width]),
+        make("label", onnx.TensorProto.STRING, ["n"]),
+    ]
+    inputs = [make("town", onnx.TensorProto.STRING, ["n", 1])]
+    return serialized(onnx.helper.make_graph(nodes, "graph", inputs, outputs, initial))
+
+
+def test_no_rows_give_nothing_where_no_row_could_be_made_up():
+    predictor = OnnxPredictor(strict_content(3))
+    assert predictor.transform([["Ulm"]]).tolist() == [[0, 1, 0]]
+    with pytest.raises(ValueError, match="on which onnxruntime failed"):
+        predictor.transform([["Oslo"]])
+    none = pd.DataFrame({"town": ["Ulm"]})[:0]
+    assert predictor.transform(none).shape == (0, 3)
+    assert predictor.transform(none).dtype == np.float32
+    assert predictor.predict(none).shape == (0,) and predictor.predict(none).dtype == object
+
+
 def test_columns_of_a_table_are_fed_by_name():
     predictor = OnnxPredictor(table_content())
     frame = pd.DataFrame({"size": [1, 2, 3], "town": ["Ulm", "Bo", None]})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sk_metricopt.export._inputs import ADAPTER
+from sk_metricopt.export._properties import from_json, unfit
 
 _FREE = "tensor(float)"  # any parameters, as against the number of a named choice
 
@@ -28,13 +28,20 @@ class AdapterChoice:
     ----------
     names : list of str
         Adapters that the file knows by name.
+
+    Raises
+    ------
+    ValueError
+        If the file names adapters that its graph does not take.
     """
 
     def __init__(self, session, properties: Mapping[str, str]):
         inputs = {value.name: value for value in session.get_overridable_initializers()}
         self._type = inputs[ADAPTER].type if ADAPTER in inputs else None
         self._shape = tuple(inputs[ADAPTER].shape) if ADAPTER in inputs else None
-        self._values = json.loads(properties.get("adapters", "[]"))
+        self._values = from_json(properties, "adapters") if "adapters" in properties else []
+        if not self._fit():
+            raise unfit(f"adapters that its input {ADAPTER!r} does not take")
         self.names = list(self._values)
 
     def feed(self, adapter: Any) -> dict[str, np.ndarray]:
@@ -59,12 +66,23 @@ class AdapterChoice:
             )
         return {ADAPTER: value}
 
+    def _fit(self) -> bool:
+        """Whether the adapters that the file names are such as its graph takes."""
+        if self._type == _FREE and isinstance(self._values, dict):
+            return all(self._params(value) is not None for value in self._values.values())
+        names = self._values if isinstance(self._values, list) else [None]
+        wanted = self._type not in (None, _FREE)
+        return all(wanted and isinstance(name, str) for name in names)
+
     def _free(self, adapter: Any) -> np.ndarray | None:
         if isinstance(adapter, str):
             adapter = self._values[adapter] if adapter in self.names else None
+        return self._params(adapter)
+
+    def _params(self, adapter: Any) -> np.ndarray | None:
         try:
             value = np.asarray(adapter, dtype=np.float32)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
         return value if value.shape == self._shape else None
 

@@ -24,7 +24,7 @@ from sk_metricopt.export._graph_edit import rename_value
 from sk_metricopt.export._inputs import ADAPTER, INPUT, Feed
 from sk_metricopt.export._kind import GraphKind
 from sk_metricopt.export._parity import Case
-from sk_metricopt.export._parts import last_step, own_source, unfrozen
+from sk_metricopt.export._parts import answering, last_step, own_source
 from sk_metricopt.export._post_shift import is_post_shift
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class AdapterInput(FixedAdapter):
     def _kind_of(self, kind: GraphKind, finetuner: MetricOptFinetuner) -> GraphKind:
         """Return `kind` for the estimator with `finetuner` as its last step."""
         other = copy.copy(kind)
-        other.estimator = _with_last_step(unfrozen(self._estimator), finetuner)
+        other.estimator = _with_last_step(answering(self._estimator), finetuner)
         return other
 
     def properties(self) -> dict[str, Any]:
@@ -172,7 +172,7 @@ class AdapterInput(FixedAdapter):
 
     def _example(self, feed: Feed) -> torch.Tensor:
         """Return a few rows as the net takes them, which tell what runs and not what comes out."""
-        alone = unfrozen(self._estimator) is self._finetuner
+        alone = answering(self._estimator) is self._finetuner
         if alone and INPUT in feed:
             rows = feed[INPUT]
             return torch.from_numpy(rows[np.arange(2) % len(rows)])
@@ -273,7 +273,7 @@ def _check_like(finetuner, first, name: str) -> None:
 
 def _backbone(finetuner: MetricOptFinetuner, name: str) -> nn.Module:
     """Return the module as it was before finetuning; it is not to be changed."""
-    inner = unfrozen(finetuner.estimator)
+    inner = answering(finetuner.estimator)
     frozen = inner is not finetuner.estimator
     if isinstance(inner, EmbeddingRetriever):
         inner, frozen = _embedder(inner, frozen)
@@ -295,7 +295,7 @@ def _embedder(retriever: EmbeddingRetriever, frozen: bool) -> tuple[Any, bool]:
     if frozen:
         return retriever.estimator_, True
     inner = retriever.estimator
-    return unfrozen(inner), isinstance(inner, FrozenEstimator)
+    return answering(inner), isinstance(inner, FrozenEstimator)
 
 
 def _adapter(finetuner: MetricOptFinetuner):

@@ -35,6 +35,13 @@ _FLOAT16 = 10
 class Content(bytes):
     """What is in a file; prints as its size."""
 
+    @classmethod
+    def of(cls, model):
+        """Return `model` as this if it is bytes of any kind, and as it is if not."""
+        if isinstance(model, bytes | bytearray | memoryview) and not isinstance(model, cls):
+            return cls(model)
+        return model
+
     def __repr__(self) -> str:
         return f"<{len(self)} bytes>"
 

@@ -10,21 +10,12 @@ import numpy as np
 
 from sk_metricopt.export._device import tensor_device
 from sk_metricopt.export._inputs import INPUT, Feed
-from sk_metricopt.export._runtime import run
+from sk_metricopt.export._runtime import DTYPES, STRING, run
 
 if TYPE_CHECKING:
     import torch
     from onnxruntime import InferenceSession
 
-STRING = "tensor(string)"
-_DTYPES = {  # of what can be bound: by these names both numpy and torch know them
-    "tensor(float)": "float32",
-    "tensor(double)": "float64",
-    "tensor(float16)": "float16",
-    "tensor(int64)": "int64",
-    "tensor(int32)": "int32",
-    "tensor(bool)": "bool",
-}
 Tensors = dict[str, "torch.Tensor"]
 
 
@@ -142,7 +133,7 @@ class FixedRunner:
 
     def _empty(self, name: str, n_rows: int) -> np.ndarray:
         buffer = self._outputs[name]
-        dtype = _DTYPES[buffer.data_type()]
+        dtype = DTYPES[buffer.data_type()]
         return np.empty((n_rows, *buffer.shape()[1:]), dtype)
 
 
@@ -176,12 +167,12 @@ def _parts(n_rows: int, size: int) -> Iterator[slice]:
 
 def _dtype(value) -> str:
     """Return what numpy and torch call the type of an input or output."""
-    if value.type not in _DTYPES:
+    if value.type not in DTYPES:
         raise ValueError(
             "The 'model' parameter of OnnxPredictor must be of numbers that tensors can hold. "
             f"Got {value.name!r} of {value.type} instead. Use predict, or export again."
         )
-    return _DTYPES[value.type]
+    return DTYPES[value.type]
 
 
 def _buffer_shape(value, n_rows: int) -> tuple[int, ...]:

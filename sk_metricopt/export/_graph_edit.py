@@ -26,6 +26,21 @@ def rename_value(graph: GraphProto, old: str, new: str) -> None:
             value.name = new
 
 
+def name_inputs(graph: GraphProto, names: Sequence[str]) -> None:
+    """Give the inputs of a graph other names, in place; what had these before gives way.
+
+    Parameters
+    ----------
+    graph : onnx.GraphProto
+    names : sequence of str
+        None of them that of an output.
+    """
+    for value, name in zip(graph.input, names, strict=True):
+        if value.name != name:
+            rename_value(graph, name, f"inner {name}")
+            rename_value(graph, value.name, name)
+
+
 def keep_outputs(graph: GraphProto, names: Sequence[str]) -> None:
     """Remove all outputs but some, and what only they hung on, in place.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 INPUT = "X"  # name of the input where there is one array
 ADAPTER = "adapter"  # name of the input that chooses adapter parameters
 BATCH = "batch"  # name of the axis of rows
+OUTPUTS = ("label", "probabilities", "embeddings")
 MISSING = "nan"  # stands for a missing string: tensors of strings have no other word for it
 
 Feed = dict[str, np.ndarray]  # rows first, by the name of the graph's input
@@ -118,7 +119,7 @@ class TableInput:
 Inputs = ArrayInput | TableInput
 
 
-def inputs_like(X, by_column: bool, dtype: Any, owner: str) -> Inputs:
+def inputs_like(X, by_column: bool, dtype_of: Callable[[np.ndarray], Any], owner: str) -> Inputs:
     """Return what takes tables or arrays like `X`.
 
     Parameters
@@ -126,8 +127,8 @@ def inputs_like(X, by_column: bool, dtype: Any, owner: str) -> Inputs:
     X : array-like of shape (n_samples, ...) or DataFrame
     by_column : bool
         Whether the columns of a table are told apart by their names.
-    dtype : type
-        Of numbers in an array.
+    dtype_of : callable
+        Returns the dtype of the graph's input from an array of numbers.
     owner : str
         Whose parameter `X` is, in errors.
 
@@ -144,14 +145,17 @@ def inputs_like(X, by_column: bool, dtype: Any, owner: str) -> Inputs:
         if by_column or object in dtypes.values():
             _check_some_rows(len(X), X, owner)
             return TableInput(dtypes, owner)
-    values = _as_array(X)
+    try:
+        values = _as_array(X)
+    except ValueError as exc:  # rows of unlike lengths
+        raise ValueError(_wanted(f"a {type(X).__name__} that is no array ({exc})", owner)) from exc
     if values.ndim == 0 or values.dtype.kind not in "biufOU":
         got = f"{type(X).__name__} of shape {values.shape} and dtype {values.dtype}"
         raise TypeError(_wanted(got, owner))
     _check_some_rows(len(values), X, owner)
     names = list(X.columns) if hasattr(X, "columns") else None
-    if values.dtype.kind in "OU":
-        dtype = object if any(isinstance(v, str) for v in values.ravel()) else dtype
+    of_text = values.dtype.kind in "OU" and any(isinstance(v, str) for v in values.ravel())
+    dtype = object if of_text else dtype_of(values)
     return ArrayInput(dtype, values.shape[1:], owner, names)
 
 
@@ -200,7 +204,9 @@ def _as_array(X) -> np.ndarray:
 def _converted(values: np.ndarray, dtype: Any, what: str, owner: str) -> np.ndarray:
     """Return `values` as `dtype`, which strings in the place of numbers do not become."""
     if dtype is object:
-        flat = [v if type(v) is str else _word(v, what, owner) for v in values.ravel().tolist()]
+        flat = values.ravel().tolist()
+        # A plain string needs no more: many thousands are to be fed at once.
+        flat = [v if type(v) is str and v != MISSING else _word(v, what, owner) for v in flat]
         words = np.empty(len(flat), dtype=object)
         words[:] = flat
         return words.reshape(values.shape)
@@ -235,6 +241,12 @@ def _numbers(values: np.ndarray) -> np.ndarray:
 def _word(value, what: str, owner: str) -> str:
     if _is_missing(value):
         return MISSING
+    if isinstance(value, str) and value == MISSING:
+        raise ValueError(
+            f"The 'X' parameter of {owner} must not have the string {MISSING!r} in {what}: to a "
+            "graph it stands for a missing value. Pass None where a value is missing, or call the "
+            "category otherwise, and fit again."
+        )
     if isinstance(value, str):
         return str(value)
     raise TypeError(
@@ -270,11 +282,13 @@ def _check_columns(names: list, owner: str) -> None:
             f"The 'X' parameter of {owner} must have a different string as the name of every "
             f"column. Got {names!r} instead. Rename the columns, and fit again."
         )
-    if ADAPTER in names or (INPUT in names and len(names) > 1):
+    taken = {"", ADAPTER, *OUTPUTS} & set(names)
+    if taken or (INPUT in names and len(names) > 1):
         raise ValueError(
-            f"The 'X' parameter of {owner} must have columns with other names than {INPUT!r} and "
-            f"{ADAPTER!r}, which graphs use themselves. Got {names!r} instead. Rename the columns, "
-            "and fit again."
+            f"The 'X' parameter of {owner} must have columns with other names than {INPUT!r}, "
+            f"{ADAPTER!r} and {', '.join(map(repr, OUTPUTS))}, which are those of a graph's own "
+            f"inputs and outputs, and than ''. Got {names!r} instead. Rename the columns, and fit "
+            "again."
         )
 
 

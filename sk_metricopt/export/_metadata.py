@@ -74,6 +74,11 @@ def set_properties(model: ModelProto, properties: dict[str, str]) -> None:
 def caller_properties(metadata: Mapping[str, Any] | None) -> dict[str, str]:
     """Return what the caller wants to add, as strings."""
     metadata = {} if metadata is None else metadata
+    if not isinstance(metadata, Mapping):
+        raise TypeError(
+            "The 'metadata' parameter of to_onnx must be a mapping or None. "
+            f"Got {metadata!r} instead."
+        )
     for key in metadata:
         if not isinstance(key, str) or key.startswith(PREFIX):
             raise ValueError(
@@ -81,7 +86,13 @@ def caller_properties(metadata: Mapping[str, Any] | None) -> dict[str, str]:
                 f"{PREFIX!r}. Got the key {key!r} instead. Choose another prefix."
             )
     try:
-        return {key: _text(value) for key, value in metadata.items()}
+        texts = {key: _text(value) for key, value in metadata.items()}
+        "".join([*texts, *texts.values()]).encode()  # fails for what no file can hold
+        return texts
+    except UnicodeEncodeError as exc:
+        raise ValueError(
+            f"The 'metadata' parameter of to_onnx must hold text that UTF-8 can write. {exc}."
+        ) from exc
     except TypeError as exc:
         raise TypeError(
             "The 'metadata' parameter of to_onnx must hold values that JSON can hold. "

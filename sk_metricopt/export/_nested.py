@@ -43,8 +43,7 @@ def convert(scope, operator, container, source: Source) -> None:
         Of the operator's estimator.
     """
     estimator = operator.raw_operator
-    n_features = getattr(estimator, "n_features_in_", None) or _n_columns(operator)
-    example = np.zeros((2, n_features), dtype=np.float32)
+    example = np.zeros((2, *_row_shape(operator)), dtype=np.int64)
     dtype = source.dtype(example)
     model = source.trace({INPUT: example.astype(dtype)}, container.target_opset_any_domain(""))
     if PROBABILITIES in source.outputs:
@@ -82,8 +81,12 @@ def parse(scope, model, inputs, source: Source, alias: str) -> list:
     return operator.outputs
 
 
-def _n_columns(operator) -> int:
-    return sum(variable.type.shape[1] for variable in operator.inputs)
+def _row_shape(operator) -> tuple[int, ...]:
+    shapes = [tuple(variable.type.shape[1:]) for variable in operator.inputs]
+    if len(shapes[0]) > 1:  # images and sequences
+        return shapes[0]
+    known = getattr(operator.raw_operator, "n_features_in_", None)
+    return (known or sum(width for (width,) in shapes),)
 
 
 def _rows(scope, operator, container, dtype: np.dtype) -> str:

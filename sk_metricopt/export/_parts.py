@@ -10,6 +10,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 
+from sk_metricopt._onnx_mixin import OnnxMixin
 from sk_metricopt._retriever import EmbeddingRetriever
 from sk_metricopt.export._classifier import classifier_net_source, is_classifier_net
 from sk_metricopt.export._embedding import retriever_source
@@ -31,7 +32,7 @@ def source_of(estimator, precision: str = "fp32") -> Source | None:
     own = own_source(estimator, precision)
     if own is not None:
         return own
-    estimator = unfrozen(estimator)
+    estimator = answering(estimator)
     if hasattr(estimator, "transform") or (
         hasattr(estimator, "predict") and is_classifier(estimator)
     ):
@@ -48,12 +49,14 @@ def own_source(estimator, precision: str = "fp32") -> Source | None:
     precision : {'fp32', 'fp16'}
         Of nets.
     """
-    estimator = unfrozen(estimator)
+    estimator = answering(estimator)
     if is_post_shift(estimator):
-        inner = unfrozen(estimator.estimator_)
+        inner = answering(estimator.estimator_)
         source = own_source(inner, precision) or _sklearn_source(inner, precision)
         return PostShiftSource(estimator, source)
-    for model in (estimator, getattr(estimator, "estimator_", None)):
+    # Wrappers of others hold one by this name too, and decide otherwise than it does.
+    held = getattr(estimator, "estimator_", None) if isinstance(estimator, OnnxMixin) else None
+    for model in (estimator, held):
         if is_classifier_net(model):
             model.check_is_fitted()
             return classifier_net_source(estimator, model, precision)
@@ -62,24 +65,26 @@ def own_source(estimator, precision: str = "fp32") -> Source | None:
     return None
 
 
-def unfrozen(estimator):
-    """Return what a FrozenEstimator holds, and others as they are."""
-    return estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
+def answering(estimator):
+    """Return what answers for `estimator`: what is frozen, the best of a search, a single step."""
+    if isinstance(estimator, FrozenEstimator):
+        return answering(estimator.estimator)
+    if isinstance(estimator, Pipeline) and len(estimator.steps) == 1:
+        return answering(estimator.steps[0][1])
+    best = getattr(estimator, "best_estimator_", None)
+    return estimator if best is None else answering(best)
 
 
 def last_step(estimator):
     """Return what decides in the end: the last step of a pipeline, the best of a search."""
-    estimator = unfrozen(estimator)
-    if isinstance(estimator, Pipeline):
-        return last_step(estimator.steps[-1][1])
-    best = getattr(estimator, "best_estimator_", None)
-    return estimator if best is None else last_step(best)
+    estimator = answering(estimator)
+    return last_step(estimator.steps[-1][1]) if isinstance(estimator, Pipeline) else estimator
 
 
 def served_estimator(estimator):
     """Return the estimator of ours in `estimator` that serves a metric, else itself."""
-    parts = map(unfrozen, nested(estimator))
-    return next((part for part in parts if hasattr(part, "improved_")), unfrozen(estimator))
+    parts = map(answering, nested(estimator))
+    return next((part for part in parts if hasattr(part, "improved_")), answering(estimator))
 
 
 def nested(estimator) -> Iterator[Any]:
@@ -92,6 +97,8 @@ def nested(estimator) -> Iterator[Any]:
         return
     for name, value in getattr(estimator, "__dict__", {}).items():
         # Parameters are as they were before fit, but for steps and for what is frozen.
+        if name == "estimator_" and hasattr(estimator, "estimators_"):
+            continue  # what these are clones of
         if name.endswith("_") or name in ("steps", "transformer_list", "estimator"):
             for part in _flat(value):
                 if name != "estimator" or _is_fitted_inside(estimator):
@@ -116,6 +123,6 @@ def _flat(value) -> Iterator[Any]:
 def _sklearn_source(estimator, precision: str) -> SklearnSource:
     found = list({id(part): part for part in nested(estimator)}.values())
     sources = ((part, own_source(part, precision)) for part in found)
-    parts = [(unfrozen(part), source) for part, source in sources if source is not None]
+    parts = [(answering(part), source) for part, source in sources if source is not None]
     by_column = any(isinstance(part, ColumnTransformer) for part in found)
     return SklearnSource(estimator, parts, own_source(last_step(estimator)), by_column)

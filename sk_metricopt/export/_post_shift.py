@@ -52,7 +52,7 @@ class PostShiftSource(Source):
             append_weights(model, self._estimator.weights_)
         return model
 
-    def dtype(self, X) -> Any:
+    def dtype(self, X: np.ndarray) -> Any:
         return self._inner.dtype(X)
 
     def boundary(self, probabilities: np.ndarray) -> np.ndarray:

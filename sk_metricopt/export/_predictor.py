@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -19,15 +18,14 @@ from sk_metricopt.export._content import Content, content_of
 from sk_metricopt.export._device import open_on
 from sk_metricopt.export._device_run import FixedRunner, Runner, bindable, check_fixed
 from sk_metricopt.export._inputs import inputs_of
-from sk_metricopt.export._metadata import PREFIX
+from sk_metricopt.export._properties import classes_of, feature_names_of, properties_of
 
 if TYPE_CHECKING:
     import torch
 
 _OUTPUTS = ("label", "probabilities", "embeddings")
-_kept: list[
-    object
-] = []  # sessions of a parent process: freeing one after a fork would wait forever
+# Sessions of a parent process: freeing one after a fork would wait forever.
+_kept: list[object] = []
 _GRAPH_OPTIONS = ("enable_cuda_graph", "trt_cuda_graph_enable")  # of CUDA and of TensorRT
 
 
@@ -44,7 +42,7 @@ class OnnxPredictor(BaseEstimator):
 
     Parameters
     ----------
-    model : str, path-like or bytes
+    model : str, path-like, bytes, bytearray or memoryview
         An ONNX file, or what is in one. It is read when the estimator is made; a pickle holds it.
         Tensors that it keeps in other files are not read.
     device : str, default='cpu'
@@ -58,7 +56,7 @@ class OnnxPredictor(BaseEstimator):
     batch_size : int or None, default=None
         Rows per run. None is 1024, and all at once in `run_tensors`.
     adapter : str, int, array-like of shape (n_params,) or None, default=None
-        Which adapter to run with, of a file that was exported with ``adapter_input=True``: one of
+        Which adapter to run with, of a file that has several or takes any: one of
         `adapters_`, its index where the file numbers them, or parameters where it takes any. None
         is the default of the file.
 
@@ -80,8 +78,8 @@ class OnnxPredictor(BaseEstimator):
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is not an ONNX model with the outputs of a classifier or of a retriever, or the
-        device does not run it.
+        If it is not an ONNX model with the outputs of a classifier or of a retriever, or its
+        properties do not fit it, or the device does not run it.
     ImportError
         If onnxruntime is missing.
 
@@ -99,6 +97,9 @@ class OnnxPredictor(BaseEstimator):
     On a GPU, onnxruntime leaves what has no kernel there on the CPU, such as strings and the trees
     of scikit-learn, and copies between the two. Export with ``labels='index'`` for a graph without
     strings; `predict` returns the same. A device that would run no node at all is refused.
+
+    Files take numbers as float32: a number beyond its range becomes infinite, with a warning of
+    numpy.
 
     Threads may share one estimator. A pickle and a forked process open a session of their own.
 
@@ -123,7 +124,7 @@ class OnnxPredictor(BaseEstimator):
         self, model, *, device="cpu", provider_options=None, batch_size=None, adapter=None
     ):
         # The one parameter that is not kept as it came: printing it would take minutes.
-        self.model = Content(model) if type(model) is bytes else model
+        self.model = Content.of(model)
         self.device = device
         self.provider_options = provider_options
         self.batch_size = batch_size
@@ -165,10 +166,12 @@ class OnnxPredictor(BaseEstimator):
         if params.keys() <= {"adapter", "batch_size"}:
             changed._take(self._session())
         else:
-            read = changed.model if "model" in params else self._content  # it may be gone by now
-            fresh = type(self)(**{**changed.get_params(deep=False), "model": read})
-            fresh.model = changed.model
-            changed = fresh
+            asked = changed.get_params(deep=False)
+            if "model" in params:
+                changed = type(self)(**asked)
+            else:  # the file may be gone by now
+                changed = type(self)(**{**asked, "model": self._content})
+                changed.model = self.model
         self.__dict__ = changed.__dict__
         return self
 
@@ -206,19 +209,21 @@ class OnnxPredictor(BaseEstimator):
         return self._run("probabilities", X)
 
     @available_if(_has_output("label"))
-    def score(self, X, y):
+    def score(self, X, y, sample_weight=None):
         """Return the share of labels that are right.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features) or (n_samples, ...)
         y : array-like of shape (n_samples,)
+        sample_weight : array-like of shape (n_samples,), default=None
+            How much each row counts. None is the same for all.
 
         Returns
         -------
         float
         """
-        return accuracy_score(y, self.predict(X))
+        return accuracy_score(y, self.predict(X), sample_weight=sample_weight)
 
     @available_if(_has_output("embeddings"))
     def transform(self, X):
@@ -322,6 +327,7 @@ class OnnxPredictor(BaseEstimator):
 
     def _read(self, session) -> None:
         """Set the attributes that the model tells."""
+        self._properties = properties_of(session)
         self._outputs = [output.name for output in session.get_outputs()]
         if not set(self._outputs) & set(_OUTPUTS):
             raise ValueError(
@@ -329,20 +335,18 @@ class OnnxPredictor(BaseEstimator):
                 f"'probabilities', one of these, or 'embeddings'. Got {self._outputs} instead. "
                 "Write it with to_onnx."
             )
-        found = session.get_modelmeta().custom_metadata_map
-        ours = {k.removeprefix(PREFIX): v for k, v in found.items() if k.startswith(PREFIX)}
-        self._properties = ours
-        names = json.loads(ours.get("feature_names", "null"))
+        names = feature_names_of(session, self._properties)
         self._inputs = inputs_of(session, names, "OnnxPredictor")
         if len(self._inputs.row_shape) == 1:
             self.n_features_in_ = self._inputs.row_shape[0]
             if self._inputs.names is not None:
                 self.feature_names_in_ = np.array(self._inputs.names, dtype=object)
-        if "classes" in ours:
-            self.classes_ = np.array(json.loads(ours["classes"]), dtype=ours["classes_dtype"])
-        if "metric" in ours:
-            self.metric = ours["metric"]
-        self.adapters_ = AdapterChoice(session, ours).names
+        classes = classes_of(session, self._properties)
+        if classes is not None:
+            self.classes_ = classes
+        if "metric" in self._properties:
+            self.metric = self._properties["metric"]
+        self.adapters_ = AdapterChoice(session, self._properties).names
         self._take(session)
 
     def __getstate__(self):

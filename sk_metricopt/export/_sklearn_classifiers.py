@@ -101,13 +101,24 @@ def stacking_classifier(scope, operator, container) -> None:
         parts.append(nodes.column(answer, 1) if binary and method == "predict_proba" else answer)
     if classifier.passthrough:
         parts += [nodes.cast(variable.full_name, "FLOAT") for variable in operator.inputs]
-    width = classifier.final_estimator_.n_features_in_
-    table = scope.declare_local_variable("stacked", _float_table(width))
+    table = scope.declare_local_variable("stacked", _float_table(_stacked_width(operator)))
     nodes.give("Concat", parts, table.full_name, axis=1)
     label, probabilities = _outputs(nodes, classifier.final_estimator_, [table])
     # All are fitted on indices of the classes.
     nodes.label(label, classifier.classes_, operator.outputs[0].full_name)
     nodes.give("Identity", [probabilities], operator.outputs[1].full_name)
+
+
+def _stacked_width(operator) -> int:
+    """Columns that the last one of a stack reads; nets do not count theirs."""
+    classifier = operator.raw_operator
+    if hasattr(classifier.final_estimator_, "n_features_in_"):
+        return classifier.final_estimator_.n_features_in_
+    n_classes = len(classifier.classes_)
+    scores = n_classes if n_classes > 2 else 1
+    width = sum(1 if method == "predict" else scores for method in classifier.stack_method_)
+    passed = operator.inputs if classifier.passthrough else []
+    return width + sum(variable.type.shape[1] for variable in passed)
 
 
 def calibrated_classifier(scope, operator, container) -> None:

@@ -9,11 +9,13 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import (
     BaggingClassifier,
+    ExtraTreesClassifier,
     HistGradientBoostingClassifier,
+    RandomForestClassifier,
     StackingClassifier,
     VotingClassifier,
 )
-from sklearn.impute import SimpleImputer
+from sklearn.impute import KNNImputer, SimpleImputer
 from sklearn.linear_model import SGDClassifier
 from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
 from sklearn.pipeline import Pipeline
@@ -24,6 +26,7 @@ from sklearn.preprocessing import (
     OrdinalEncoder,
     TargetEncoder,
 )
+from sklearn.tree import DecisionTreeClassifier, ExtraTreeClassifier, ExtraTreeRegressor
 
 from sk_metricopt.export import _sklearn_classifiers as classifiers
 from sk_metricopt.export import _sklearn_encoders as encoders
@@ -80,8 +83,9 @@ def overrides() -> tuple[dict, dict, dict]:
     from skl2onnx.common._registration import get_shape_calculator
 
     _register_what_has_no_name()
-    names = {kind: sklearn_operator_name_map[kind] for kind in _GUARDED}
-    converters = _CONVERTERS | {kind: _guarded(names[kind], _GUARDED[kind]) for kind in _GUARDED}
+    names = {kind: sklearn_operator_name_map[kind] for kind in (*_REFUSALS, *_TREES)}
+    repaired = {kind: _repaired(name, _REFUSALS.get(kind)) for kind, name in names.items()}
+    converters = _CONVERTERS | repaired
     shapes = _SHAPES | {kind: get_shape_calculator(name) for kind, name in names.items()}
     return converters, shapes, dict(parsers.PARSERS)
 
@@ -102,17 +106,18 @@ def _register_what_has_no_name() -> None:
         )
 
 
-def _guarded(name: str, refuse):
-    """Return skl2onnx's own converter, after a refusal of what it gets wrong.
-
-    Its lists of booleans become integers: protobuf takes no booleans for those any more.
-    """
+def _repaired(name: str, refuse):
+    """Return skl2onnx's own converter, refusing or putting right what it gets wrong."""
 
     def convert(scope, operator, container) -> None:
         from skl2onnx.common._registration import get_converter
 
-        refuse(operator.raw_operator)
-        get_converter(name)(scope, operator, _WithIntegers(container))
+        estimator = operator.raw_operator
+        if refuse is not None:
+            refuse(estimator)
+        trees = getattr(estimator, "estimators_", [estimator])
+        repairs = _Repairs(container, trees if isinstance(estimator, _TREES) else None)
+        get_converter(name)(scope, operator, repairs)
 
     return convert
 
@@ -141,18 +146,46 @@ def _refuse_votes(classifier) -> None:
         )
 
 
-_GUARDED = {
+def _refuse_neighbours(imputer) -> None:
+    raise NotImplementedError(
+        "KNNImputer: skl2onnx writes functions of its own for it, which the file would have to "
+        "hold; pass SimpleImputer instead"
+    )
+
+
+_REFUSALS = {
     HistGradientBoostingClassifier: _refuse_categorical_splits,
     SGDClassifier: _refuse_tied_probabilities,
     BaggingClassifier: _refuse_votes,
+    KNNImputer: _refuse_neighbours,
 }
 
+_TREES = (
+    DecisionTreeClassifier,
+    ExtraTreeClassifier,
+    ExtraTreeRegressor,  # of RandomTreesEmbedding
+    ExtraTreesClassifier,
+    RandomForestClassifier,
+)
 
-class _WithIntegers:
-    """A container of skl2onnx that writes booleans in lists as integers."""
 
-    def __init__(self, container):
+class _Repairs:
+    """A container of skl2onnx that puts attributes right.
+
+    Lists of booleans become integers: protobuf takes no booleans for those any more. And NaN goes
+    where scikit-learn's trees send it, which skl2onnx leaves out.
+
+    Parameters
+    ----------
+    container : skl2onnx ModelComponentContainer
+        Takes the nodes.
+    trees : list of estimators or None
+        Fitted trees in the order of their ids, where NaN has to be put right.
+    """
+
+    def __init__(self, container, trees: list | None):
         self._container = container
+        self._trees = trees
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._container, name)
@@ -161,4 +194,9 @@ class _WithIntegers:
         for name, value in attributes.items():
             if isinstance(value, list) and any(isinstance(entry, bool) for entry in value):
                 attributes[name] = [int(entry) for entry in value]
+        if self._trees is not None and "nodes_missing_value_tracks_true" in attributes:
+            places = zip(attributes["nodes_treeids"], attributes["nodes_nodeids"], strict=True)
+            attributes["nodes_missing_value_tracks_true"] = [
+                int(self._trees[tree].tree_.missing_go_to_left[node]) for tree, node in places
+            ]
         self._container.add_node(*args, **attributes)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from sk_metricopt.export._sklearn_nodes import ML, Nodes, columns_of, is_text
+from sk_metricopt.export._inputs import MISSING
+from sk_metricopt.export._sklearn_nodes import ML, Nodes, columns_of, is_text, no_strings
 
-MISSING = "nan"  # how a missing string is fed
+_WHOLE = 2**24  # float32 tells whole numbers apart up to here
 
 
 def one_hot_encoder(scope, operator, container) -> None:
@@ -140,6 +141,11 @@ def _keys(categories: np.ndarray, variable, encoder) -> tuple[list, int | None]:
     known = categories[~missing]
     owner = type(encoder).__name__
     if is_text(variable):
+        if MISSING in known:
+            raise NotImplementedError(
+                f"{owner} has a category {MISSING!r}, which is how a graph is fed a missing "
+                "string: give the category another name, or leave such strings missing in fit"
+            )
         if not all(isinstance(category, str) for category in known):
             raise NotImplementedError(
                 f"{owner} met numbers where the graph has strings, in categories {known[:3]!r}..."
@@ -147,9 +153,15 @@ def _keys(categories: np.ndarray, variable, encoder) -> tuple[list, int | None]:
         keys = [MISSING if absent else c for c, absent in zip(categories, missing, strict=True)]
         distinct = len(set(keys)) == len(keys)
     else:
-        if known.dtype.kind not in "iufb":
-            known = np.array([float(c) for c in known if not isinstance(c, str)])
-        keys = known.astype(np.float32).tolist()
+        if any(isinstance(category, str) for category in known):
+            raise no_strings(encoder)
+        numbers = known.astype(float)
+        if np.any(np.abs(numbers) >= _WHOLE):
+            raise NotImplementedError(
+                f"{owner} has numbers of 2**24 and beyond as categories, which the graph cannot "
+                "tell apart from their neighbours: it reads numbers as float32. Fit on strings"
+            )
+        keys = numbers.astype(np.float32).tolist()
         distinct = len(set(keys)) + missing.sum() == len(categories)
     if not distinct:
         raise NotImplementedError(

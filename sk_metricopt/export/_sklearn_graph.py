@@ -14,9 +14,10 @@ from sklearn.base import is_classifier
 from sk_metricopt.exceptions import ExportError
 from sk_metricopt.export._classifier import label_values
 from sk_metricopt.export._graph_edit import rename_value
-from sk_metricopt.export._inputs import BATCH, Feed
+from sk_metricopt.export._inputs import BATCH, INPUT, Feed
 from sk_metricopt.export._nested import convert, set_types
 from sk_metricopt.export._sklearn_converters import overrides
+from sk_metricopt.export._sklearn_nodes import ML
 from sk_metricopt.export._source import EMBEDDINGS, INDEX, PROBABILITIES, Source
 from sk_metricopt.export._torch_graph import export_lock
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
 
 _PREFIX = "estimator_"  # no name of ours
-_ML = "ai.onnx.ml"
 _ML_OPSET = 3  # the first whose LabelEncoder and trees are those of today, old runtimes have it
 _OWN_LABEL, _OWN_EMBEDDINGS = "estimator_own_label", "estimator_own_embeddings"
 
@@ -68,7 +68,7 @@ class SklearnSource(Source):
                 raise
             except Exception as exc:
                 raise _translation_error(self._estimator, exc) from exc
-        _tidy(model, opset, list(feed))
+        _tidy(model, opset)
         if EMBEDDINGS in self.outputs:
             _name_embeddings(model.graph)
         else:
@@ -131,8 +131,8 @@ def _converted(estimator, parts: Parts, feed: Feed, opset: int) -> ModelProto:
     return convert_sklearn(
         estimator,
         name=type(estimator).__name__,
-        initial_types=[(name, _tensor_type(values)) for name, values in feed.items()],
-        target_opset={"": opset, _ML: _ML_OPSET},
+        initial_types=_input_types(feed),
+        target_opset={"": opset, ML: _ML_OPSET},
         options={"zipmap": False} if is_classifier(estimator) else None,
         black_op={"Scaler"},  # subtracts and divides instead: exact, and there on CUDA
         naming=_PREFIX,
@@ -150,6 +150,16 @@ def _set_types_of_part(sources: Mapping[int, Source], operator) -> None:
     set_types(operator, sources[id(operator.raw_operator)])
 
 
+def _input_types(feed: Feed) -> list[tuple[str, Any]]:
+    """Return types by names that mean nothing: columns may be called as values in the graph are."""
+    types = [_tensor_type(values) for values in feed.values()]
+    return (
+        [(INPUT, types[0])]
+        if list(feed) == [INPUT]
+        else [(f"{_PREFIX}column_{i}", kind) for i, kind in enumerate(types)]
+    )
+
+
 def _tensor_type(values: np.ndarray):
     from skl2onnx.common.data_types import FloatTensorType, Int64TensorType, StringTensorType
 
@@ -157,19 +167,18 @@ def _tensor_type(values: np.ndarray):
     return types[values.dtype.kind]([None, *values.shape[1:]])
 
 
-def _tidy(model: ModelProto, opset: int, inputs: list[str]) -> None:
+def _tidy(model: ModelProto, opset: int) -> None:
     """Make the model like one that torch wrote: a version per domain, rows of any number."""
     from onnx import helper
 
-    imports = [helper.make_opsetid("", opset), helper.make_opsetid(_ML, _ML_OPSET)]
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid(ML, _ML_OPSET)]
     del model.opset_import[:], model.graph.value_info[:]
     model.opset_import.extend(imports)
     model.ir_version = helper.find_min_ir_version_for(imports)
     for name in ("domain", "doc_string", "model_version"):
         model.ClearField(name)
-    for value, name in zip(model.graph.input, inputs, strict=True):
+    for value in model.graph.input:
         value.type.tensor_type.shape.dim[0].dim_param = BATCH
-        rename_value(model.graph, value.name, name)  # as columns are called
 
 
 def _name_embeddings(graph: GraphProto) -> None:
@@ -190,7 +199,7 @@ def _name_outputs(graph: GraphProto, classes: np.ndarray) -> None:
     """Let the graph give the index of its label, and probabilities."""
     from onnx import TensorProto, helper
 
-    label, probabilities = graph.output
+    *_, label, probabilities = graph.output  # some steps leave their own output there
     rename_value(graph, label.name, _OWN_LABEL)
     rename_value(graph, probabilities.name, PROBABILITIES)
     # The label is the classifier's own: not all decide for the largest probability.
@@ -198,7 +207,7 @@ def _name_outputs(graph: GraphProto, classes: np.ndarray) -> None:
         keys: dict[str, list] = {"keys_strings": [str(value) for value in classes.tolist()]}
     else:
         keys = {"keys_int64s": [int(value) for value in classes.tolist()]}
-    encoder = {"name": INDEX, "domain": _ML, "values_int64s": list(range(len(classes))), **keys}
+    encoder = {"name": INDEX, "domain": ML, "values_int64s": list(range(len(classes))), **keys}
     graph.node.append(helper.make_node("LabelEncoder", [_OWN_LABEL], [INDEX], **encoder))
     shape = [BATCH, len(classes)]
     outputs = [
@@ -211,6 +220,12 @@ def _name_outputs(graph: GraphProto, classes: np.ndarray) -> None:
 
 def _translation_error(estimator, exc: Exception) -> ExportError:
     reason = " ".join(str(exc).split()) or type(exc).__name__
+    if isinstance(exc, NotImplementedError):  # says what and why
+        return ExportError(
+            f"skl2onnx could not translate {type(estimator).__name__} into ONNX. Likely cause: "
+            f"{reason:.400}. Next step: change that, or put the step before the classifier and "
+            "pass X as it leaves it. No file was written."
+        )
     return ExportError(
         f"skl2onnx could not translate {type(estimator).__name__} into ONNX. Likely cause: it has "
         "no converter for a step or for its settings, or a step picks columns by name, where the "

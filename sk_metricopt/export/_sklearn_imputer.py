@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sk_metricopt.export._sklearn_nodes import ML, Nodes, is_text, table_of
-
-MISSING = "nan"  # how a missing string is fed
+from sk_metricopt.export._inputs import MISSING
+from sk_metricopt.export._sklearn_nodes import ML, Nodes, is_text, no_strings, table_of
 
 
 def simple_imputer(scope, operator, container) -> None:
@@ -17,6 +16,8 @@ def simple_imputer(scope, operator, container) -> None:
         raise NotImplementedError(
             "SimpleImputer(add_indicator=True) on strings joins strings and booleans in one table"
         )
+    if not text and any(isinstance(value, str) for value in imputer.statistics_):
+        raise no_strings(imputer)
     table = table_of(nodes, operator)
     missing = _missing_strings(nodes, table, imputer) if text else _missing(nodes, table, imputer)
     statistics = imputer.statistics_.astype(object if text else np.float64)

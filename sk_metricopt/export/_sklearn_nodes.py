@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-ML = "ai.onnx.ml"
+ML = "ai.onnx.ml"  # the domain of operators for categories and trees
 
 
 class Nodes:
@@ -75,6 +75,14 @@ def is_text(variable) -> bool:
     from skl2onnx.common.data_types import StringTensorType
 
     return isinstance(variable.type, StringTensorType)
+
+
+def no_strings(step) -> NotImplementedError:
+    """Return the refusal of a step that knows strings, in a graph that would read numbers."""
+    return NotImplementedError(
+        f"{type(step).__name__} was fitted on strings, and that column of X has none: pass rows "
+        "that have some"
+    )
 
 
 def columns_of(nodes: Nodes, operator) -> list[tuple[str, Any]]:

@@ -45,7 +45,7 @@ class Source(ABC):
             Opset of the graph.
         """
 
-    def dtype(self, X) -> Any:
+    def dtype(self, X: np.ndarray) -> Any:
         """Return the dtype of numbers in the graph's input, given what the caller passed."""
         return np.float32
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,9 @@ from sk_metricopt._optional import import_optional_dependency
 from sk_metricopt.exceptions import ExportError
 from sk_metricopt.export._adapter_input import adapter_of
 from sk_metricopt.export._choice import graph_kind
-from sk_metricopt.export._graph_edit import keep_outputs
+from sk_metricopt.export._graph_edit import keep_outputs, name_inputs
 from sk_metricopt.export._inputs import INPUT, Inputs, TableInput, inputs_like
-from sk_metricopt.export._kind import GraphKind
+from sk_metricopt.export._kind import GraphKind, Rows
 from sk_metricopt.export._metadata import caller_properties, model_properties, set_properties
 from sk_metricopt.export._parity import check_parity
 from sk_metricopt.export._parts import served_estimator
@@ -114,13 +115,14 @@ def to_onnx(
 
     Notes
     -----
+    skl2onnx is told of the types of nets in `estimator`, as by :func:`register`.
+
     Weights are part of the file and nothing else is: no second file, no local path. Numbers are
-    float32, or int64 for modules with an embedding table. A missing string is the string "nan".
-    A skorch net on its own predicts the
-    index of a class, whatever its ``classes_``, and so does its graph. A post-shift adds its
-    weights after the classifier's probabilities, and nothing where its guard kept the classifier
-    as it was. The gallery of a retriever is not part of the file; see :class:`OnnxPredictor` for
-    search without torch.
+    float32, or int64 for modules with an embedding table. A missing string, None or NaN, is the
+    string "nan". A skorch net on its own predicts the index of a class, whatever its ``classes_``,
+    and so does its graph. A post-shift adds its weights after the classifier's probabilities, and
+    nothing where its guard kept the classifier as it was. The gallery of a retriever is not part of
+    the file; see :class:`OnnxPredictor` for search without torch.
 
     Examples
     --------
@@ -148,18 +150,18 @@ def to_onnx(
         import_optional_dependency(name, "onnx,cpu")
     if source.nested_types:
         register(*source.nested_types)
-    from onnx.checker import check_model
 
     inputs = _inputs(X, source)
     feed = inputs.feed(X)
     with export_lock, source.left_as_found(), adapter.left_as_found():
         kind = adapter.given_to(kind, feed)
         cases = adapter.cases(kind, X)
-        expected = kind.expected(feed[INPUT] if source.takes_fed else X)
+        expected = _expected(kind, feed[INPUT] if source.takes_fed else X)
         model = source.trace(feed, opset)
     kind.complete(model, expected)
+    name_inputs(model.graph, list(feed))
     adapter.declare(model)
-    check_model(model, full_check=True)
+    _check_valid(model)
     of_kind = {**kind.properties(expected), **adapter.properties()}
     served = served_estimator(kind.estimator)
     properties = model_properties(estimator, served, precision, of_kind, inputs, source.packages)
@@ -179,11 +181,11 @@ def _check_options(opset: int, labels: str, precision: str) -> None:
             f"The 'opset' parameter of to_onnx must be an int in the range [{low}, {high}]. "
             f"Got {opset!r} instead. Leave it at {low} unless your runtime asks for more."
         )
-    if labels not in ("class", "index"):
+    if not isinstance(labels, str) or labels not in ("class", "index"):
         raise ValueError(
             f"The 'labels' parameter of to_onnx must be 'class' or 'index'. Got {labels!r} instead."
         )
-    if precision not in ("fp32", "fp16"):
+    if not isinstance(precision, str) or precision not in ("fp32", "fp16"):
         raise ValueError(
             "The 'precision' parameter of to_onnx must be 'fp32' or 'fp16'. "
             f"Got {precision!r} instead."
@@ -193,8 +195,8 @@ def _check_options(opset: int, labels: str, precision: str) -> None:
 def _kept_outputs(outputs: Sequence[str] | None, kind: GraphKind) -> list[str]:
     if outputs is None:
         return list(kind.outputs)
-    valid = not isinstance(outputs, str) and len(outputs) > 0
-    if not valid or not set(outputs) <= set(kind.outputs):
+    valid = isinstance(outputs, list | tuple | set) and len(outputs) > 0
+    if not valid or not all(name in kind.outputs for name in outputs):
         raise ValueError(
             "The 'outputs' parameter of to_onnx must be None or a list of some of "
             f"{list(kind.outputs)!r}. Got {outputs!r} instead."
@@ -205,8 +207,12 @@ def _kept_outputs(outputs: Sequence[str] | None, kind: GraphKind) -> list[str]:
 def _check_path(path: str | os.PathLike[str] | None) -> Path | None:
     if path is None:
         return None
+    if not isinstance(path, str | os.PathLike) or "\0" in os.fspath(path):
+        raise TypeError(
+            f"The 'path' parameter of to_onnx must be a path or None. Got {path!r} instead."
+        )
     target = Path(path)
-    if target.is_dir() or not target.parent.is_dir():
+    if len(target.name) > 255 or target.is_dir() or not target.parent.is_dir():
         raise ValueError(
             "The 'path' parameter of to_onnx must be a file in an existing folder. "
             f"Got {os.fspath(path)!r} instead. Create the folder, or name a file in it."
@@ -216,7 +222,7 @@ def _check_path(path: str | os.PathLike[str] | None) -> Path | None:
 
 def _inputs(X, source: Source) -> Inputs:
     """Return what the graph takes, once it is what the estimator's graph can take."""
-    inputs = inputs_like(X, source.by_column, source.dtype(X), "to_onnx")
+    inputs = inputs_like(X, source.by_column, source.dtype, "to_onnx")
     of_text = isinstance(inputs, TableInput) or inputs.dtype is object
     if of_text and not source.takes_tables:
         raise TypeError(
@@ -225,6 +231,30 @@ def _inputs(X, source: Source) -> Inputs:
             "export the Pipeline."
         )
     return inputs
+
+
+def _expected(kind: GraphKind, X) -> Rows:
+    """Return what the estimator says; torch does not say why it cannot."""
+    try:
+        return kind.expected(X)
+    except (RuntimeError, IndexError) as exc:
+        raise ValueError(
+            f"The 'X' parameter of to_onnx must be rows that {kind.name} takes. It failed on them: "
+            f"{exc}. Pass rows like those of fit."
+        ) from exc
+
+
+def _check_valid(model: ModelProto) -> None:
+    from onnx.checker import check_model
+
+    try:
+        check_model(model, full_check=True)
+    except Exception as exc:
+        raise ExportError(
+            "What was written is no valid graph. Likely cause: a step that skl2onnx converts in a "
+            "way of its own. Next step: replace the step that the message names. No file was "
+            f"written. onnx says: {' '.join(str(exc).split()):.300}"
+        ) from exc
 
 
 def _serialized(model: ModelProto) -> bytes:
@@ -240,9 +270,16 @@ def _serialized(model: ModelProto) -> bytes:
 
 def _write(serialized: bytes, target: Path) -> None:
     """Write the file in one step, so that nobody sees half of it."""
-    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+    part = target.with_name(f".{uuid.uuid4().hex}.part")
     try:
         part.write_bytes(serialized)
         os.replace(part, target)
+    except OSError as exc:
+        raise type(exc)(
+            exc.errno,
+            f"The 'path' parameter of to_onnx must be a file that can be written: {exc.strerror}",
+            os.fspath(target),
+        ) from exc
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 # torch.export keeps global state: two exports at once fail.
 export_lock = threading.RLock()
 
+_LOGGERS = (
+    "torch.onnx._internal.exporter._registration",
+    "torch._subclasses.fake_tensor",
+    "torch.export._trace",
+)
+
 Head = Callable[[Any], tuple[Tensor, ...]]  # from the module's output to the graph's
 
 
@@ -73,9 +79,9 @@ class NetSource(Source):
         self._adapted: AdaptedModule | None = None
         self._set_default: Callable[[ModelProto], None]
 
-    def dtype(self, X) -> Any:
+    def dtype(self, X: np.ndarray) -> Any:
         # The finetuner converts to what it was fitted on; a bare net takes floats for floats.
-        given_floats = self.takes_fed and np.asarray(X).dtype.kind == "f"
+        given_floats = self.takes_fed and X.dtype.kind == "f"
         as_index = takes_integers(self._bridge.net) and not given_floats
         return getattr(self._estimator, "_dtype", np.int64 if as_index else np.float32)
 
@@ -189,16 +195,18 @@ class _Traced(nn.Module):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch from logging that torchvision is missing, and from warning about its own code."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Keep torch from logging what is raised or of no concern, and from warning about itself."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _without_traces(program) -> ModelProto:
