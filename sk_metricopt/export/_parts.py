@@ -93,20 +93,20 @@ def nested(estimator) -> Iterator[Any]:
     What is inside of an estimator of ours, or of a net, is its own affair.
     """
     yield estimator
-    if own_source(estimator) is not None:
-        return
-    for name, value in getattr(estimator, "__dict__", {}).items():
-        # Parameters are as they were before fit, but for steps and for what is frozen.
-        if name == "estimator_" and hasattr(estimator, "estimators_"):
-            continue  # what these are clones of
-        if name.endswith("_") or name in ("steps", "transformer_list", "estimator"):
-            for part in _flat(value):
-                if name != "estimator" or _is_fitted_inside(estimator):
+    if own_source(estimator) is None:
+        for name, value in getattr(estimator, "__dict__", {}).items():
+            if _holds_fitted(estimator, name):
+                for part in _flat(value):
                     yield from nested(part)
 
 
-def _is_fitted_inside(estimator) -> bool:
-    return isinstance(estimator, FrozenEstimator) or type(estimator).__name__.startswith("_")
+def _holds_fitted(estimator, name: str) -> bool:
+    """Whether an attribute is as `fit` left it; parameters are not, but for a few."""
+    if name == "estimator":  # of what is frozen, and of scikit-learn's inner wrappers
+        return isinstance(estimator, FrozenEstimator) or type(estimator).__name__.startswith("_")
+    if name == "estimator_":  # beside estimators_ it is what these are clones of
+        return not hasattr(estimator, "estimators_")
+    return name.endswith("_") or name in ("steps", "transformer_list")
 
 
 def _flat(value) -> Iterator[Any]:
