@@ -158,8 +158,11 @@ def properties_of(model):
 # What holds a net
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
-@pytest.mark.parametrize("kind", CLASSIFIERS)
+PAIRS = [(kind, structure) for kind in ("net", "finetuner") for structure in STRUCTURES]
+PAIRS += [("post_shift", structure) for structure in ("pipeline", "stacking", "calibrated")]
+
+
+@pytest.mark.parametrize("kind, structure", PAIRS)
 def test_graph_of_what_holds_a_net_agrees_with_it_at_any_batch_size(kind, structure):
     X, y = rows()
     if kind == "net" and structure in ("search_outside", "search_inside"):
