@@ -69,7 +69,6 @@ class AdapterInput(FixedAdapter):
         Whether any parameters can be fed, rather than the index of a name.
     named : mapping of str to MetricOptFinetuner
         Fitted, of the same backbone.
-
     """
 
     def __init__(self, estimator, free: bool, named: Finetuners):
@@ -143,7 +142,7 @@ class AdapterInput(FixedAdapter):
     def _kind_of(self, kind: GraphKind, finetuner: MetricOptFinetuner) -> GraphKind:
         """Return `kind` for the estimator with `finetuner` as its last step."""
         other = copy.copy(kind)
-        other.estimator = _with_last_step(answering(self._estimator), finetuner)
+        other.estimator = _with_last_step(self._estimator, finetuner)
         return other
 
     def properties(self) -> dict[str, Any]:
@@ -390,16 +389,12 @@ def _before(finetuner: MetricOptFinetuner) -> MetricOptFinetuner:
 
 def _with_last_step(estimator, finetuner: MetricOptFinetuner):
     """Return what is like a fitted estimator, with another finetuner as its last step."""
-    if isinstance(estimator, MetricOptFinetuner):
+    estimator = answering(estimator)
+    if not isinstance(estimator, Pipeline):
         return finetuner
     other = copy.copy(estimator)
-    if isinstance(estimator, FrozenEstimator):
-        other.estimator = _with_last_step(estimator.estimator, finetuner)
-    elif isinstance(estimator, Pipeline):
-        *before, (name, last) = estimator.steps
-        other.steps = [*before, (name, _with_last_step(last, finetuner))]
-    else:
-        other.best_estimator_ = _with_last_step(estimator.best_estimator_, finetuner)
+    *before, (name, last) = estimator.steps
+    other.steps = [*before, (name, _with_last_step(last, finetuner))]
     return other
 
 

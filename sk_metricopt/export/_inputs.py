@@ -241,19 +241,19 @@ def _numbers(values: np.ndarray) -> np.ndarray:
 def _word(value, what: str, owner: str) -> str:
     if _is_missing(value):
         return MISSING
-    if isinstance(value, str) and value == MISSING:
+    if not isinstance(value, str):
+        raise TypeError(
+            f"The 'X' parameter of {owner} must have strings in {what}. Got {value!r} of type "
+            f"{type(value).__name__} instead. Convert it with str, or pass the columns that fit "
+            "saw, in their order."
+        )
+    if value == MISSING:
         raise ValueError(
             f"The 'X' parameter of {owner} must not have the string {MISSING!r} in {what}: to a "
             "graph it stands for a missing value. Pass None where a value is missing, or call the "
             "category otherwise, and fit again."
         )
-    if isinstance(value, str):
-        return str(value)
-    raise TypeError(
-        f"The 'X' parameter of {owner} must have strings in {what}. Got {value!r} of type "
-        f"{type(value).__name__} instead. Convert it with str, or pass the columns that fit saw, "
-        "in their order."
-    )
+    return str(value)
 
 
 def _is_missing(value) -> bool:
@@ -301,12 +301,10 @@ def _check_names(got: list, expected: list[str], owner: str) -> None:
         problem = f"without {absent!r}" if absent else f"with {foreign!r} besides"
     else:
         problem = "in another order"
+    wanted = repr(expected) if len(expected) <= 20 else "list(feature_names_in_)"
     raise ValueError(
         f"The 'X' parameter of {owner} must have the columns of fit in their order. Got columns "
-        f"{problem}. Pass X[{expected!r}]."
-        if len(expected) <= 20
-        else f"The 'X' parameter of {owner} must have the columns of fit in their order. Got "
-        f"columns {problem}. Pass X[list(feature_names_in_)]."
+        f"{problem}. Pass X[{wanted}]."
     )
 
 

@@ -76,8 +76,8 @@ class NetSource(Source):
         self._halves = precision == "fp16"
         # A bare net takes arrays of its own dtype only; the others convert by themselves.
         self.takes_fed = estimator is bridge.net
-        self._adapted: AdaptedModule | None = None
-        self._set_default: Callable[[ModelProto], None]
+        # What stands in the place of the module, and what makes its second input a value.
+        self._adapted: tuple[AdaptedModule, Callable[[ModelProto], None]] | None = None
 
     def dtype(self, X: np.ndarray) -> Any:
         # The finetuner converts to what it was fitted on; a bare net takes floats for floats.
@@ -95,7 +95,7 @@ class NetSource(Source):
         return np.abs(probabilities[:, 1] - threshold)
 
     def adapt(self, estimator, adapted, set_default) -> None:
-        self._adapted, self._set_default = adapted, set_default
+        self._adapted = adapted, set_default
 
     @contextmanager
     def left_as_found(self) -> Iterator[None]:
@@ -113,8 +113,9 @@ class NetSource(Source):
         example = torch.from_numpy(rows[np.arange(2) % len(rows)])
         module, names, inputs = self._bridge.module, [INPUT], [example]
         if self._adapted is not None:
-            module, names = self._adapted, [INPUT, ADAPTER]
-            inputs.append(torch.zeros(self._adapted.n_params))
+            module, set_default = self._adapted
+            names.append(ADAPTER)
+            inputs.append(torch.zeros(module.n_params))
         with export_lock, _quiet():
             try:
                 program = torch.onnx.export(
@@ -131,7 +132,7 @@ class NetSource(Source):
             except Exception as exc:
                 raise _translation_error(self._bridge.module, exc) from exc
         if self._adapted is not None:
-            self._set_default(model)
+            set_default(model)
         _check_opset(model, opset)
         _check_batch_axis(model)
         return model
