@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -18,15 +19,16 @@ from sklearn.utils.validation import _check_method_params
 
 from sk_metricopt import _skorch, _validation
 from sk_metricopt._adapted import AdaptedNet
+from sk_metricopt._checkpoint import bound_subject, opened_journal, seed_of
 from sk_metricopt._delegation import DelegationMixin
 from sk_metricopt._finetuning import Finetuning, Settings
 from sk_metricopt._judge import FinetuningResult
 from sk_metricopt._metric_estimator import MetricEstimatorMixin
-from sk_metricopt._observation import ObservationEngine
-from sk_metricopt._observer import Observer
+from sk_metricopt._observation import Conduct, ObservationEngine
+from sk_metricopt._observer import Observer, scored
 from sk_metricopt._post_shift import PostShiftClassifier
 from sk_metricopt._progress import progress_bar
-from sk_metricopt._random import draw_seed, seeded
+from sk_metricopt._random import seeded
 from sk_metricopt._results import set_results
 from sk_metricopt._roles import (
     Data,
@@ -34,10 +36,12 @@ from sk_metricopt._roles import (
     check_estimator_kind,
     is_retriever,
     net_of,
-    subject_of,
 )
 from sk_metricopt._scoring import ValidationRows
+from sk_metricopt._stopping import Stop
+from sk_metricopt._tasks import Task
 from sk_metricopt.adapters import BaseAdapter, FiLMAdapter
+from sk_metricopt.exceptions import InterruptionWarning
 from sk_metricopt.exploration import (
     BaseExploration,
     PortfolioExploration,
@@ -103,6 +107,21 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         None switches the guard off.
     random_state : int, RandomState instance or None, default=None
         Seeds training, exploration and resampling. Global random streams are left as they were.
+    max_time : float or None, default=None
+        Seconds after which no further observation of a candidate is begun. What has been observed
+        is judged, one or two scores more, and the estimator is fitted. Ctrl-C does the same; a
+        second one ends `fit` at once.
+    error_score : "raise" or nan, default=nan
+        What a failing scorer does to `fit`. By default such an observation is recorded as NaN and
+        never chosen; five in a row end the run early.
+    checkpoint_dir : str, PathLike or None, default=None
+        Folder where every answer of the scorer is kept. `fit` with the same data, parameters and
+        seed goes on from what is there and ends as an uninterrupted one would; the net is trained
+        again, so pass a trained one as ``FrozenEstimator(net)`` where that takes long. With
+        ``random_state=None`` the seed is taken from there too.
+    n_jobs : int or None, default=None
+        Workers that score candidates, through joblib: None is 1, or what
+        ``joblib.parallel_config`` says; -1 all cores. The result is the same.
     verbose : int, default=0
         1 shows a progress bar.
 
@@ -138,6 +157,8 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         The guard's decision in words.
     n_observations_ : int
         Metric observations made.
+    score_noise_ : float
+        Standard deviation of scores of one and the same model; 0 if the scorer is deterministic.
     n_scorer_calls_ : int
         Calls of the scorer, those on resamples of observations included.
     observations_ : dict of ndarray
@@ -200,6 +221,10 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         "use_validation_labels": ["boolean"],
         "guard_z": [Interval(Real, 0, None, closed="left"), None],
         "random_state": ["random_state"],
+        "max_time": [Interval(Real, 0, None, closed="neither"), None],
+        "error_score": [StrOptions({"raise"}), "nan"],
+        "checkpoint_dir": [str, os.PathLike, None],
+        "n_jobs": [Integral, None],
         "verbose": ["verbose"],
     }
 
@@ -221,6 +246,10 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         use_validation_labels=True,
         guard_z=1.0,
         random_state=None,
+        max_time=None,
+        error_score=np.nan,
+        checkpoint_dir=None,
+        n_jobs=None,
         verbose=0,
     ):
         self.estimator = estimator
@@ -238,6 +267,10 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         self.use_validation_labels = use_validation_labels
         self.guard_z = guard_z
         self.random_state = random_state
+        self.max_time = max_time
+        self.error_score = error_score
+        self.checkpoint_dir = checkpoint_dir
+        self.n_jobs = n_jobs
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=False)
@@ -267,6 +300,8 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         ------
         ValueError, TypeError
             If the input cannot work; the message names the parameter and the next step.
+        CheckpointError
+            If `checkpoint_dir` belongs to another run, cannot be written or is in use.
         """
         _validation.check_one_metric(self.scoring)
         _validation.check_val_pair(X_val, y_val)
@@ -274,17 +309,34 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         _check_order(self.estimator)
         check_estimator_kind(self.estimator)
         self.__dict__.pop("estimator_", None)  # a fit that fails leaves no fitted estimator
-        seed = draw_seed(self.random_state)
-        with seeded(seed, _skorch.device_of(net_of(self.estimator))), warnings.catch_warnings():
-            # Operators without a batching rule loop inside vmap; the plan has timed that.
-            warnings.filterwarnings("ignore", ".*performance drop.*", UserWarning)
-            data = self._split(X, y, X_val, y_val, params, seed)
-            subject = subject_of(self.estimator, data)
-            self.__dict__.pop("classes_", None)
-            if subject.classes is not None:
-                self.classes_ = subject.classes
-            self._finetune(subject, data, seed)
+        stop = Stop(self.max_time)
+        with opened_journal(self) as journal:
+            seed = seed_of(self, journal)
+            device = _skorch.device_of(net_of(self.estimator))
+            with seeded(seed, device), warnings.catch_warnings(), stop.on_interrupt():
+                # Operators without a batching rule loop inside vmap; the plan has looked at that.
+                warnings.filterwarnings("ignore", ".*performance drop.*", UserWarning)
+                data = self._split(X, y, X_val, y_val, params, seed)
+                subject = bound_subject(self, data, seed, journal)
+                self._take_classes(subject)
+                raises = self.error_score == "raise"
+                conduct = Conduct(journal, stop, self.n_jobs, raises, seed)
+                with stop.held():
+                    self._finetune(subject, data, conduct)
+        if stop.reason is not None:
+            warnings.warn(
+                f"{type(self).__name__}.fit ended after {self.n_observations_} observations: "
+                f"{stop.reason}. The estimator is fitted with what had been observed. To go on "
+                "another time, set checkpoint_dir.",
+                InterruptionWarning,
+                stacklevel=2,
+            )
         return self
+
+    def _take_classes(self, subject: Subject) -> None:
+        self.__dict__.pop("classes_", None)
+        if subject.classes is not None:
+            self.classes_ = subject.classes
 
     def _split(self, X, y, X_val, y_val, params, seed) -> Data:
         """Check the input and return training and validation rows."""
@@ -326,7 +378,17 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
             return make_retrieval_scorer("recall_at_k", k=1)
         return super()._get_scorer()
 
-    def _finetune(self, subject: Subject, data: Data, seed: int) -> None:
+    def _finetune(self, subject: Subject, data: Data, conduct: Conduct) -> None:
+        task = self._task(subject, data, self.use_validation_labels, conduct.seed)
+        name, budget = type(self).__name__, self.max_observations
+        with progress_bar(self.verbose, budget) as tick:
+            engine = ObservationEngine(task.scoring, budget, tick, name, conduct=conduct)
+            observer = Observer(task, engine, self._value_function())
+            run = Finetuning(observer, self._settings(), conduct.seed).run()
+            result = scored(run, engine)
+        self._deploy(subject, data, result, observer)
+
+    def _task(self, subject: Subject, data: Data, use_validation_labels: bool, seed: int) -> Task:
         adapter = FiLMAdapter() if self.adapter == "film" else self.adapter
         adapted = AdaptedNet(subject.bridge, adapter, self.adapter_targets, data.X[:64])
 
@@ -336,17 +398,21 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
             return model
 
         rng = np.random.RandomState(seed)
-        task = subject.task(adapted, self.use_validation_labels, rng, model_of)
-        with progress_bar(self.verbose, self.max_observations) as tick:
-            engine = ObservationEngine(
-                task.scoring, self.max_observations, tick, type(self).__name__
-            )
-            observer = Observer(task, engine, self._value_function())
-            result = Finetuning(observer, self._settings(), seed).run()
-        improved = result.verdict.improved
-        folded = adapted.fold(result.adapter_params) if improved else None
+        return subject.task(adapted, use_validation_labels, rng, model_of)
+
+    def _deploy(
+        self, subject: Subject, data: Data, result: FinetuningResult, observer: Observer
+    ) -> None:
+        """Set what was found, and how."""
+        adapted = observer.task.adapted
+        folded = adapted.fold(result.adapter_params) if result.verdict.improved else None
         self.estimator_, self.scorer_ = subject.deployed(folded), data.scorer
-        self._set_results(result, observer)
+        self.adapter_params_ = result.adapter_params.cpu().numpy()
+        self.value_function_ = observer.value_function
+        set_results(self, result.verdict, observer.engine)
+        self.score_noise_ = observer.engine.noise
+        net = getattr(self.estimator_, "estimator_", self.estimator_)  # inside a retriever
+        self.history_ = net.history
 
     def _value_function(self) -> BaseValueFunction:
         searches, given = is_retriever(self.estimator), self.value_function
@@ -379,13 +445,6 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
             use_validation_labels=self.use_validation_labels,
             guard_z=self.guard_z,
         )
-
-    def _set_results(self, result: FinetuningResult, observer: Observer) -> None:
-        self.adapter_params_ = result.adapter_params.cpu().numpy()
-        self.value_function_ = observer.value_function
-        set_results(self, result.verdict, observer.engine)
-        net = getattr(self.estimator_, "estimator_", self.estimator_)  # inside a retriever
-        self.history_ = net.history
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

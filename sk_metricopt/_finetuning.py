@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sk_metricopt._guidance import value_guidance
 from sk_metricopt._judge import FinetuningResult, Judge
-from sk_metricopt._observer import Observer, Point
+from sk_metricopt._observer import Observer, Point, Rounds
 from sk_metricopt._selection import Referee
 from sk_metricopt.exploration import BaseExploration
 from sk_metricopt.exploration._trajectories import Guidance, OptimizerFactory, Trajectories
@@ -42,31 +42,43 @@ class Finetuning:
     observer : Observer
     settings : Settings
     seed : int
+    n_folds : int
+        Selection folds of the validation rows; 0 where scores are not made on these.
     """
 
-    def __init__(self, observer: Observer, settings: Settings, seed: int):
+    def __init__(
+        self,
+        observer: Observer,
+        settings: Settings,
+        seed: int,
+        n_folds: int = _SELECTION_FOLDS,
+    ):
         self.observer = observer
         self.settings = settings
         # Another stream than the twins' folds: selection folds must not follow them.
         self.rng = np.random.RandomState([seed, 1])
         self.generator = torch.Generator().manual_seed(seed)
         self.task = observer.task
-        self.referee = Referee(observer.engine, self.task.resampling(), _SELECTION_FOLDS, self.rng)
+        self.referee = Referee(observer.engine, self.task.resampling(), n_folds, self.rng)
 
-    def run(self) -> FinetuningResult:
-        """Observe, explore, learn, guide, select, guard."""
+    def run(self) -> Rounds[FinetuningResult]:
+        """Observe, explore, learn, guide, select, guard.
+
+        Yields whenever candidates wait in the engine to be scored.
+        """
         observer = self.observer
         n_twins, adapted = len(self.task.rows.twin_rows), self.task.adapted
         zero = torch.zeros(n_twins, adapted.n_params, device=adapted.device)
-        observer.observe([Point(zero, "initial")])
+        yield from observer.observe([Point(zero, "initial")])
         judge = Judge(observer, self.referee, self.settings.guard_z, self.rng)
+        yield from judge.prepare()
         allowed = observer.engine.remaining - judge.n_reserved
         explored = int(np.ceil(_EXPLORE_SHARE * allowed))
-        self._explore(zero, explored)
-        self._guide(allowed - explored)
-        return judge.decide()
+        yield from self._explore(zero, explored)
+        yield from self._guide(allowed - explored)
+        return (yield from judge.decide())
 
-    def _explore(self, zero: Tensor, n_observations: int) -> None:
+    def _explore(self, zero: Tensor, n_observations: int) -> Rounds[None]:
         """Observe a portfolio of trajectories from the model as it came."""
         if n_observations < 1:
             return
@@ -80,8 +92,10 @@ class Finetuning:
         trajectories = self._trajectories(recipes, zero.expand(len(recipes), -1, -1))
         interval = self._interval(n_observations // len(recipes))
         for left in range(n_observations, 0, -len(recipes)):
+            if self._ends:
+                return
             trajectories.step(interval)
-            self.observer.observe(_points_on(trajectories, "explore", 0)[:left])
+            yield from self.observer.observe(_points_on(trajectories, "explore", 0)[:left])
 
     def _interval(self, n_rounds: int) -> int:
         auto = int(np.clip(round(self.settings.exploration.n_steps / n_rounds), 5, 100))
@@ -98,11 +112,15 @@ class Finetuning:
             self.generator,
         )
 
-    def _guide(self, n_observations: int) -> None:
+    @property
+    def _ends(self) -> bool:
+        return self.observer.engine.stop.reason is not None
+
+    def _guide(self, n_observations: int) -> Rounds[None]:
         """Let agents go on from the best points, pulled by criterion and value function."""
         observer = self.observer
         explored = [p for p in observer.points if p.recipe is not None]
-        if len(explored) < 3 or len(observer.observed()[1]) < 3 or n_observations < 1:
+        if self._ends or len(explored) < 3 or len(observer.observed()[1]) < 3 or n_observations < 1:
             return
         starts = self._best(min(_AGENTS, n_observations))
         recipes = [p.recipe for p in starts]
@@ -110,10 +128,14 @@ class Finetuning:
         n_trajectories = 1 + max(p.trajectory for p in explored)
         interval = max(1, self._interval(len(explored) // n_trajectories) // 2)
         for left in range(n_observations, 0, -len(starts)):
+            if self._ends:
+                return
             observer.learn()
             agents.step(interval, self._guidance(agents))
             points = _points_on(agents, "guide", n_trajectories)[:left]
-            observer.observe(points)
+            yield from observer.observe(points)
+            if self._ends:
+                return
             self._restart_laggards(agents, points)
 
     def _guidance(self, agents: Trajectories) -> Guidance | None:

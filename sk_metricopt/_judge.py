@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import norm
 from torch import Tensor
 
 from sk_metricopt._guard import Verdict, guarded, unchanged
-from sk_metricopt._observer import Observer, Point
+from sk_metricopt._observer import Observer, Point, Rounds
 from sk_metricopt._selection import Referee
 from sk_metricopt._shift import coordinate_shifts, threshold_shifts
 from sk_metricopt._smoothing import ValueSmoother
@@ -60,6 +62,8 @@ class _Choice:
 class Judge:
     """Chooses among the observed points and decides whether the choice may replace the model.
 
+    `prepare` comes before exploration, `decide` after it.
+
     Everything is chosen twice: on all validation rows for what is deployed, and without each
     selection fold in turn for what is judged there. A judged row so did not train the twin that
     scores it and was not asked who wins. It did have a little say in which candidates exist: agents
@@ -76,7 +80,7 @@ class Judge:
     Attributes
     ----------
     n_reserved : int
-        Observations to leave for the judge.
+        Observations to leave for the judge, once prepared.
     """
 
     def __init__(
@@ -93,22 +97,34 @@ class Judge:
         self._rng = rng
         self._task = observer.task
         self._initial = self._task.answers(observer.points[0].phi[None])[0]
-        self._n_shifts = self._count_shifts()
+
+    def prepare(self) -> Rounds[None]:
+        """Look what the metric reacts to."""
+        self._engine.measure_noise(0)
+        self._n_shifts = yield from self._count_shifts()
         self.n_reserved = self._n_shifts + _JUDGEMENTS if self._n_shifts else 1
         self.n_reserved += not self._task.joins_whole
 
-    def decide(self) -> FinetuningResult:
+    def decide(self) -> Rounds[FinetuningResult]:
         """Choose, judge, guard."""
         if self._engine.remaining < 1 or len(self._observer.points) < 2:
-            return self._unchanged("there were no observations left to finetune with")
+            return self._unchanged(
+                self._engine.stop.reason or "there were no observations left to finetune with"
+            )
         self._smoother = ValueSmoother(self._observer, self._referee)
-        choice = self._shifted(self._soup())
-        return self._guard(choice if np.isfinite(choice.gain) else self._best_observed())
+        choice = yield from self._soup()
+        if choice is not None:
+            choice = yield from self._shifted(choice)
+        if choice is None or not np.isfinite(choice.gain):
+            return self._guard(self._best_observed(), len(self._observer.points) - 1)
+        return self._guard(choice)
 
     # choose -------------------------------------------------------------------------------------
 
-    def _soup(self) -> _Choice:
-        """Average the winners on resamples."""
+    def _soup(self) -> Rounds[_Choice | None]:
+        """Average the winners on resamples; None where nobody scores it any more."""
+        if not self._engine.goes_on:
+            return None
         phi_of = {p.index: p.phi for p in self._observer.points}
 
         def average(without: int | None) -> Tensor:
@@ -116,31 +132,37 @@ class Judge:
             return torch.stack([phi_of[i] for i in winners]).mean(0)
 
         parts = [(fold, average(without=k)) for k, fold in enumerate(self._referee.folds)]
-        reference = 0 if self._task.joins_whole else self._divided_like(parts)
-        return self._judged(average(without=None), self._task.joined(parts), reference)
+        chosen = average(without=None)
+        if not parts:
+            return (yield from self._judged(chosen, self._task.answers(chosen[None])[0]))
+        reference = 0
+        if not self._task.joins_whole:
+            reference = yield from self._divided_like(parts)
+        return (yield from self._judged(chosen, self._task.joined(parts), reference))
 
-    def _divided_like(self, parts: list) -> int:
+    def _divided_like(self, parts: list) -> Rounds[int]:
         """Observe the model as it came, scored in the same parts: smaller searches are easier."""
         initial = self._observer.points[0].phi
         answers = self._task.joined([(fold, initial) for fold, _ in parts])
-        return self._observer.record(Point(initial, "judge"), answers)
+        told = yield from self._observer.record([Point(initial, "judge")], [answers])
+        return told[0] if told else 0
 
-    def _judged(self, phi: Tensor, answers, reference: int = 0) -> _Choice:
-        index = self._observer.record(Point(phi, "judge"), answers)
-        return self._choice(phi, index, answers, reference)
+    def _judged(self, phi: Tensor, answers, reference: int = 0) -> Rounds[_Choice | None]:
+        told = yield from self._observer.record([Point(phi, "judge")], [answers])
+        return self._choice(phi, told[0], answers, reference) if told else None
 
     def _choice(self, phi: Tensor, index: int, answers, reference: int = 0) -> _Choice:
         gain, se = self._smoother.gain(index, phi[-1], answers, self._initial, reference)
         return _Choice(phi, index, answers, gain, se)
 
     def _best_observed(self) -> _Choice:
-        """Where the scorer fails on what is put together, take the best that it did score."""
+        """Where what is put together has no score, take the best that has one."""
         best = max(self._observer.points, key=self._observer.score)
         return self._choice(best.phi, best.index, self._task.answers(best.phi[None])[0])
 
     # shift --------------------------------------------------------------------------------------
 
-    def _count_shifts(self) -> int:
+    def _count_shifts(self) -> Rounds[int]:
         """Observations to keep for the shift: none where a shift is impossible or no use."""
         if not self._task.row_wise:
             return 0
@@ -155,11 +177,12 @@ class Judge:
         expected = self._task.adapted.outputs(phi[None], some) + shift
         hosted = torch.allclose(moved.softmax(-1), expected.softmax(-1), atol=1e-5)
         n_shifts = min(_SHIFT_MOST, int(_SHIFT_SHARE * self._engine.budget))
-        if not hosted or n_shifts < 4:
+        if not hosted or n_shifts < 4 or self._engine.stop.reason:
             return 0
         shifted = observer.points[0].phi + self._task.adapted.shift_params(shift)
-        index = observer.record(Point(shifted, "shift"), self._initial + shift)
-        return 0 if self._engine.scores[index] == self._engine.scores[0] else n_shifts
+        told = yield from observer.record([Point(shifted, "shift")], [self._initial + shift])
+        reacts = [self._engine.scores[index] != self._engine.scores[0] for index in told]
+        return n_shifts if any(reacts) else 0
 
     def _telling_shift(self) -> float:
         """A shift of the last class that decides a tenth of the other rows anew."""
@@ -167,16 +190,18 @@ class Judge:
         behind = lead[lead > 0]
         return max(1.0, 1.01 * float(behind.quantile(0.1))) if len(behind) else 1.0
 
-    def _shifted(self, soup: _Choice) -> _Choice:
+    def _shifted(self, soup: _Choice) -> Rounds[_Choice]:
         """Shift the log-scores of each class, where that is judged better.
 
         Whether to shift is chosen like all else: for a fold's rows by the others. Where the folds
         disagree, the joined choice is judged once more.
         """
         n = min(self._n_shifts, self._engine.remaining - 2)
-        if n < 3:
+        if n < 3 or self._engine.stop.reason:
             return soup
-        shifts = self._observe_shifts(soup.phi, n)
+        shifts = yield from self._observe_shifts(soup.phi, n)
+        if self._engine.stop.reason:
+            return soup
 
         def average(without: int | None) -> Tensor:
             winners = self._referee.winners(list(shifts), without)
@@ -186,7 +211,9 @@ class Judge:
         for k, fold in enumerate(self._referee.folds):
             scores[torch.as_tensor(fold, device=scores.device)] += average(without=k)
         increment = self._task.adapted.shift_params(average(without=None))
-        shifted = self._judged(soup.phi + increment, scores)
+        shifted = yield from self._judged(soup.phi + increment, scores)
+        if shifted is None:
+            return soup
         better = [self._is_better(shifted, soup, k) for k in range(len(self._referee.folds))]
         chosen = shifted if self._is_better(shifted, soup, None) else soup
         if len({*better, chosen is shifted}) == 1:
@@ -195,54 +222,65 @@ class Judge:
         for fold, moved in zip(self._referee.folds, better, strict=True):
             rows = torch.as_tensor(fold, device=scores.device)
             scores[rows] = (shifted if moved else soup).answers[rows]
-        return self._judged(chosen.phi, scores)
+        joined = yield from self._judged(chosen.phi, scores)
+        return joined or soup
 
     def _is_better(self, choice: _Choice, other: _Choice, without: int | None) -> bool:
         score = self._referee.score
         return score(choice.index, without) > score(other.index, without)
 
-    def _observe_shifts(self, phi: Tensor, n: int) -> dict[int, Tensor]:
+    def _observe_shifts(self, phi: Tensor, n: int) -> Rounds[dict[int, Tensor]]:
         """Observe `n` shifts, the first of them none; return them by index."""
-        observer = self._observer
         scores = self._task.answers(phi[None])[0]
         observed: dict[int, Tensor] = {}
 
-        def observe(shift: Tensor) -> float:
-            shifted = phi + self._task.adapted.shift_params(shift)
-            index = observer.record(Point(shifted, "shift"), scores + shift)
-            observed[index] = shift
-            return self._engine.scores[index]
+        def observe(shifts: list[Tensor]) -> Rounds[list[float]]:
+            increments = [self._task.adapted.shift_params(shift) for shift in shifts]
+            points = [Point(phi + increment, "shift") for increment in increments]
+            told = yield from self._observer.record(points, [scores + shift for shift in shifts])
+            observed.update(zip(told, shifts, strict=False))
+            return self._engine.scores[told].tolist()
 
         current = torch.zeros_like(scores[0])
-        best = observe(current)
         if len(current) == 2:
-            for shift in threshold_shifts(scores.cpu().numpy(), n - 1):
-                observe(torch.as_tensor(shift).to(scores))
+            thresholds = threshold_shifts(scores.cpu().numpy(), n - 1)
+            yield from observe([current, *(torch.as_tensor(s).to(scores) for s in thresholds)])
             return observed
-        for (k, step), _ in zip(
-            coordinate_shifts(len(current), self._rng), range(n - 1), strict=False
-        ):
+        steps = itertools.islice(coordinate_shifts(len(current), self._rng), n - 1)
+        best = yield from observe([current])
+        for k, step in steps:
+            if self._engine.stop.reason:
+                break
             shift = current.clone()
             shift[k] += step
-            score = observe(shift)
+            score = yield from observe([shift])
             if score > best:
                 current, best = shift, score
         return observed
 
     # guard --------------------------------------------------------------------------------------
 
-    def _guard(self, choice: _Choice) -> FinetuningResult:
-        """Keep the model as it came unless the gain stands out from its standard error."""
+    def _guard(self, choice: _Choice, n_compared: int = 1) -> FinetuningResult:
+        """Keep the model as it came unless the gain stands out from its standard error.
+
+        The best of `n_compared` has had that many chances to look good by luck, and must stand out
+        as far as one of them would by the same luck (Bonferroni).
+        """
         if choice.phi.abs().max() == 0:
             return self._unchanged("no candidate scored better than the model as it came")
         z, initial = self._guard_z, float(self._engine.scores[0])
-        doubt = None if z is None else self._task.why_not_judged()
+        if z is not None and n_compared > 1:
+            z = round(float(norm.isf(norm.sf(z) / n_compared)), 2)
+        doubt = None if z is None else self._doubt()
         if doubt is not None:
             verdict = unchanged(initial, doubt, choice.gain, choice.se)
         else:
             verdict = guarded(initial, choice.gain, choice.se, z, "finetuned")
         phi = choice.phi[-1]
         return FinetuningResult(phi if verdict.improved else torch.zeros_like(phi), verdict)
+
+    def _doubt(self) -> str | None:
+        return self._engine.why_not_judged() or self._task.why_not_judged()
 
     def _unchanged(self, reason: str) -> FinetuningResult:
         zero = torch.zeros_like(self._observer.points[0].phi[-1])

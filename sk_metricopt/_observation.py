@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from sk_metricopt._asking import Answer, Question, answers
+from sk_metricopt._identity import digest
+from sk_metricopt._journal import Journal, Key, number
 from sk_metricopt._progress import Tick
 from sk_metricopt._scoring import Response, Scoring
+from sk_metricopt._stopping import Stop
 from sk_metricopt.exceptions import ObservationWarning
 
 _KEEP_RESPONSES = 32  # observations whose responses stay in memory, to be scored on resamples
+_GIVES_UP = 5  # failures in a row that end a run
+_REPEATS = 3  # more scores of one candidate, where a second one differs from the first
+_SCORED_ANYWAY = ("initial", "judge")  # phases without which nothing can be decided
 
 _ON_CANDIDATE = (
     "The scorer failed on a candidate ({}). Such observations are recorded as failed and never "
@@ -39,17 +47,45 @@ class Observation:
         NaN where the scorer failed.
     predicted_score : float
         What the value function said beforehand; NaN where there was none.
+    candidate : str
+        Digest of what is observed; empty where nobody asks.
     """
 
     step: int
     trajectory: int
     phase: str
-    score: float
+    score: float = np.nan
     predicted_score: float = np.nan
+    candidate: str = ""
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How scorers are asked.
+
+    Attributes
+    ----------
+    journal : Journal or None
+        Where answers are kept.
+    stop : Stop
+        When to end early.
+    n_jobs : int or None
+        Workers, as joblib understands it.
+    raises : bool
+        Whether a scorer that fails ends the run at once.
+    seed : int
+        Of the streams that a scorer may draw from.
+    """
+
+    journal: Journal | None = None
+    stop: Stop = field(default_factory=Stop)
+    n_jobs: int | None = None
+    raises: bool = False
+    seed: int = 0
 
 
 class ObservationEngine:
-    """Scores candidates, counts, records, and scores again on resamples when asked.
+    """Enters candidates, has them scored, records, and scores again on resamples when asked.
 
     Parameters
     ----------
@@ -62,24 +98,49 @@ class ObservationEngine:
         Whose parameter the scorer is.
     must_start : bool
         Whether a scorer that fails on the first observation is an error.
+    conduct : Conduct
 
     Attributes
     ----------
     observations : list of Observation
+    stop : Stop
+    noise : float
+        Standard deviation of scores of one candidate, found by `measure_noise`.
     """
 
     def __init__(
-        self, scoring: Scoring, budget: int, tick: Tick, caller: str, must_start: bool = True
+        self,
+        scoring: Scoring,
+        budget: int,
+        tick: Tick,
+        caller: str,
+        must_start: bool = True,
+        conduct: Conduct | None = None,
     ):
         self.scoring = scoring
         self.budget = budget
         self._tick = tick
         self.caller = caller
         self._must_start = must_start
+        self._conduct = conduct or Conduct()
+        self.stop = self._conduct.stop
+        self.noise = 0.0
         self.observations: list[Observation] = []
+        self._n_settled = 0
         self._responses: dict[int, Response] = {}
         self._kept = {0}  # the model as it came is what all others are measured against
         self._warned: set[str] = set()
+        self._unwritten: list[tuple[Key, str, dict]] = []  # failures that may be an outage
+
+    @property
+    def revision(self) -> int:
+        """Changes whenever a score that has been told does."""
+        return 0
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether candidates can still be scored, those that decide at least."""
+        return True
 
     @property
     def remaining(self) -> int:
@@ -92,13 +153,14 @@ class ObservationEngine:
         scores = np.array([o.score for o in self.observations])
         return np.where(np.isfinite(scores), scores, -np.inf)
 
-    def observe(self, observation: Observation, response: Response, keep: bool = False) -> int:
-        """Score one candidate on all validation rows and record the observation.
+    # observe ------------------------------------------------------------------------------------
+
+    def enter(self, observation: Observation, response: Response, keep: bool = False) -> int:
+        """Enter a candidate to be scored.
 
         Parameters
         ----------
         observation : Observation
-            Its score is filled in.
         response : Response
         keep : bool
             Keep the response for good, to be scored on resamples however low the score.
@@ -106,53 +168,189 @@ class ObservationEngine:
         Returns
         -------
         int
-            Index of the observation. Its score is NaN if the scorer failed.
+            Index of the observation.
+        """
+        index = len(self.observations)
+        self.observations.append(observation)
+        self._responses[index] = response
+        if keep:
+            self._kept.add(index)
+        return index
+
+    def observed(self, index: int) -> bool:
+        """Whether a candidate that was entered has been scored, in vain perhaps."""
+        return index < self._n_settled
+
+    def score(self) -> None:
+        """Score on all validation rows what was entered; withdraw it where a run has to stop.
+
+        A score is NaN if the scorer failed.
 
         Raises
         ------
         ValueError, TypeError
             If the scorer fails on the first observation, the model as it came: then it fails on
             everything.
+        KeyboardInterrupt
+            If interrupted a second time.
         """
-        first = self._must_start and not self.observations
-        try:
-            observation.score = response.score()
-        except Exception as error:
-            if first:
-                raise self._explained(error) from error
-            self._warn(error, _ON_CANDIDATE)
-            observation.score = np.nan
-        index = len(self.observations)
-        self._responses[index] = response
-        self.observations.append(observation)
-        if keep:
-            self._kept.add(index)
-        self._forget()
-        self._tick(observation.phase, observation.score, float(self.scores.max()))
+        self._recall()
+        fresh = range(self._n_settled, len(self.observations))
+        stream = answers([self._question(i) for i in fresh], self._conduct.n_jobs)
+        for index in fresh:
+            provisional = self.stop.reason is not None
+            if provisional and self.observations[index].phase not in _SCORED_ANYWAY:
+                break
+            try:
+                answer = next(stream)
+            except KeyboardInterrupt:
+                if provisional:
+                    raise
+                self.stop.request("it was interrupted")
+                break
+            self._take(index, answer, provisional)
+        stream.close()  # what workers have not begun, they need not begin
+        self._withdraw()
+
+    def observe(self, observation: Observation, response: Response, keep: bool = False) -> int:
+        """Enter one candidate and score it; return the index of the observation."""
+        index = self.enter(observation, response, keep)
+        self.score()
         return index
+
+    def settle(self, index: int, score: float) -> None:
+        """Fill in the score of the next observation."""
+        observation = self.observations[index]
+        observation.score = score
+        self._n_settled = index + 1
+        self._forget()
+        self._tick(observation.phase, score, float(self.scores[: self._n_settled].max()))
+
+    def _recall(self) -> None:
+        """Fill in what the journal knows."""
+        for index in range(self._n_settled, len(self.observations)):
+            known = self._known(("observation", index), self.observations[index])
+            if known is None:
+                return
+            self.settle(index, known)
+
+    def _known(self, key: Key, observation: Observation) -> float | None:
+        journal = self._conduct.journal
+        record = None if journal is None else journal.recall(key, observation.candidate)
+        return None if record is None else number(record["score"])
+
+    def _take(self, index: int, answer: Answer, provisional: bool) -> None:
+        """Record an answer; `provisional` ones, made to end early, are not for a journal."""
+        self.scoring.n_calls += answer.n_calls
+        observation, key = self.observations[index], ("observation", index)
+        if answer.error is not None:
+            self._fail(index, answer.error)
+        if not provisional and self._conduct.journal is not None:
+            record = (key, observation.candidate, {"score": number(answer.score)})
+            self._unwritten.append(record)
+            if answer.error is None:
+                self._write()
+        self.settle(index, answer.score)
+        self._stop_after_failures(answer.error)
+
+    def _fail(self, index: int, error: Exception) -> None:
+        if index == 0 and self._must_start:
+            raise self._explained(error) from error
+        if self._conduct.raises:
+            raise error
+        self._warn(error, _ON_CANDIDATE)
+
+    def _stop_after_failures(self, error: Exception | None) -> None:
+        last = [o.score for o in self.observations[: self._n_settled][-_GIVES_UP:]]
+        if error is not None and len(last) == _GIVES_UP and np.isnan(last).all():
+            told = f"{type(error).__name__}: {error}"
+            self.stop.request(f"the scorer failed {_GIVES_UP} times in a row (last: {told})")
+
+    def _write(self) -> None:
+        """Write answers down, failures only once the scorer has worked again.
+
+        Failures with no success after them may be an outage; whoever goes on later asks again.
+        """
+        for key, candidate, record in self._unwritten:
+            self._conduct.journal.append(key, candidate, record)  # type: ignore[union-attr]
+        self._unwritten.clear()
+
+    def _withdraw(self) -> None:
+        for index in range(self._n_settled, len(self.observations)):
+            self._responses.pop(index, None)
+        del self.observations[self._n_settled :]
+
+    # score again --------------------------------------------------------------------------------
+
+    def measure_noise(self, index: int) -> None:
+        """Score a candidate again to see whether the scorer is deterministic; set `noise`."""
+        first = self.observations[index].score
+        second = self._again(index, ["repeat"], [None])[0]
+        if second == first or np.isnan(second):
+            return
+        names = [f"repeat {k}" for k in range(_REPEATS)]
+        scores = [first, second, *self._again(index, names, [None] * _REPEATS)]
+        self.noise = float(np.nanstd(scores, ddof=1))
+        warnings.warn(
+            f"The scorer is not deterministic: one model got {first:.6g} and {second:.6g}. Its "
+            "noise counts against gains; a scorer without noise needs fewer observations.",
+            ObservationWarning,
+            stacklevel=2,
+        )
+
+    def resampled(self, index: int, bags: list[np.ndarray]) -> np.ndarray:
+        """Return the scores of one observation on each bag of rows only; NaN where that fails."""
+        names = [digest(bag) for bag in bags]
+        return self._again(index, names, bags)
+
+    def _again(self, index: int, names: list[str], bags: list) -> np.ndarray:
+        """Return scores of an observation on bags of rows, all rows where one is None."""
+        observation, journal = self.observations[index], self._conduct.journal
+        keys: list[Key] = [("again", index, name) for name in names]
+        known = [
+            np.nan if bag is not None and not len(bag) else self._known(key, observation)
+            for key, bag in zip(keys, bags, strict=True)
+        ]
+        asked = [k for k, score in enumerate(known) if score is None]
+        questions = [self._question(index, names[k], bags[k]) for k in asked]
+        scores = np.array([np.nan if score is None else score for score in known])
+        provisional = self.stop.reason is not None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # ill-defined on a few rows: of no use to anyone
+            told = list(answers(questions, self._conduct.n_jobs))
+        for k, answer in zip(asked, told, strict=True):
+            self.scoring.n_calls += answer.n_calls
+            scores[k] = answer.score
+            if answer.error is not None:
+                self._fail_again(answer.error, bags[k])
+            if journal is not None and not provisional:
+                record = {"score": number(answer.score)}
+                journal.append(keys[k], observation.candidate, record, sync=False)
+        return scores
+
+    def _fail_again(self, error: Exception, rows: np.ndarray | None) -> None:
+        """One resample lost is no reason to stop, nor always one to speak."""
+        if rows is not None and self.scoring.must_work_on(rows):
+            self._warn(error, _ON_RESAMPLES)
+
+    def _question(self, index: int, name: str = "", rows: np.ndarray | None = None) -> Question:
+        seed = zlib.crc32(f"{self._conduct.seed} {index} {name}".encode())
+        return Question(self._responses[index], rows, seed)
+
+    def remembers(self, index: int) -> bool:
+        """Whether observation `index` can still be scored on resamples."""
+        return index in self._responses
+
+    def why_not_judged(self) -> str | None:
+        """Say why scores again do not tell how sure a gain is, if they do not."""
+        return None
+
+    # record -------------------------------------------------------------------------------------
 
     def record(self) -> dict[str, np.ndarray]:
         """Return the observations as columns."""
         names = ("step", "trajectory", "phase", "score", "predicted_score")
         return {name: np.array([getattr(o, name) for o in self.observations]) for name in names}
-
-    def resampled(self, index: int, rows: np.ndarray) -> float:
-        """Return the score of observation `index` on the given rows only; NaN if that fails."""
-        if not len(rows):
-            return np.nan
-        response = self._responses[index]
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # ill-defined on a few rows: of no use to anyone
-                return response.score(rows)
-        except Exception as error:  # noqa: BLE001  user code; one resample lost is no reason to stop
-            if self.scoring.must_work_on(rows):
-                self._warn(error, _ON_RESAMPLES)
-            return np.nan
-
-    def remembers(self, index: int) -> bool:
-        """Whether observation `index` can still be scored on resamples."""
-        return index in self._responses
 
     def _explained(self, error: Exception) -> Exception:
         kind = TypeError if isinstance(error, TypeError) else ValueError
@@ -170,9 +368,10 @@ class ObservationEngine:
 
     def _forget(self) -> None:
         """Let go of responses that cannot win any more."""
-        if len(self._responses) > 2 * _KEEP_RESPONSES:
+        settled = [i for i in self._responses if self.observed(i)]
+        if len(settled) > 2 * _KEEP_RESPONSES:
             scores = self.scores
-            ranked = sorted(self._responses, key=lambda i: -scores[i])
-            for index in ranked[_KEEP_RESPONSES:]:
+            settled.sort(key=lambda i: -scores[i])
+            for index in settled[_KEEP_RESPONSES:]:
                 if index not in self._kept:
                     del self._responses[index]

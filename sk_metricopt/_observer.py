@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sk_metricopt._identity import digest
 from sk_metricopt._observation import Observation, ObservationEngine
+from sk_metricopt._scoring import Response
 from sk_metricopt._tasks import Task
 from sk_metricopt.value_functions import BaseValueFunction
+
+_T = TypeVar("_T")
+# What a run is: it enters candidates into its engine, yields, and finds them observed, or withdrawn
+# where it is to end. Who scores them, a scorer or a person, is not its concern.
+Rounds = Generator[None, None, _T]
+
+
+def scored(rounds: Rounds[_T], engine: ObservationEngine) -> _T:
+    """Run to the end, everything scored by the engine's scorer."""
+    while True:
+        try:
+            next(rounds)
+        except StopIteration as end:
+            return end.value
+        engine.score()
 
 
 @dataclass
@@ -58,10 +77,10 @@ class Observer:
         self.points: list[Point] = []
         self._descriptors: list[np.ndarray] = []
 
-    def observe(self, points: list[Point]) -> None:
+    def observe(self, points: list[Point]) -> Rounds[None]:
         """Observe as many of `points` as the budget allows, in one batched evaluation."""
         points = points[: self.engine.remaining]
-        if not points:
+        if not points or self.engine.stop.reason:
             return
         phi = torch.stack([p.phi for p in points])
         answers = self.task.answers(phi)
@@ -73,15 +92,28 @@ class Observer:
             self.value_function.predict(described).tolist() if guided else [np.nan] * len(points)
         )
         for point, of_point, guess in zip(points, answers, guesses, strict=True):
-            point.index = self.record(point, of_point, guess)
-        self.points.extend(points)
-        self._descriptors.extend(described.cpu().numpy())
+            point.index = self._enter(point, of_point, guess)
+        yield
+        observed = [p for p in points if self.engine.observed(p.index)]
+        self.points.extend(observed)
+        self._descriptors.extend(described[: len(observed)].cpu().numpy())
 
-    def record(self, point: Point, answers, predicted: float = np.nan) -> int:
-        """Make one observation of what a point answers; return its index."""
-        observation = Observation(point.step, point.trajectory, point.phase, np.nan, predicted)
+    def record(self, points: list[Point], answers: list) -> Rounds[list[int]]:
+        """Observe what points off trajectories answer; return the indices of those observed."""
+        entered = [self._enter(p, a) for p, a in zip(points, answers, strict=True)]
+        yield
+        return [index for index in entered if self.engine.observed(index)]
+
+    def _enter(self, point: Point, answers, predicted: float = np.nan) -> int:
+        candidate = digest(point.phi)
+        observation = Observation(
+            point.step, point.trajectory, point.phase, np.nan, predicted, candidate
+        )
         keep = point.phase in ("judge", "shift")
-        return self.engine.observe(observation, self.task.response(answers, point.phi[-1]), keep)
+        return self.engine.enter(observation, self._response(point, answers), keep)
+
+    def _response(self, point: Point, answers) -> Response:
+        return self.task.response(answers, point.phi[-1])
 
     def score(self, point: Point) -> float:
         """Return the score of an observed point; minus infinity if it failed."""

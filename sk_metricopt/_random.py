@@ -44,3 +44,10 @@ def preserved() -> Iterator[None]:
     """Put torch's global stream back afterwards: loading data draws from it."""
     with torch.random.fork_rng(devices=[]):
         yield
+
+
+def reseed(seed: int) -> None:
+    """Seed the global streams within `seeded`, which puts them back."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)

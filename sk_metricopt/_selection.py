@@ -54,14 +54,14 @@ class Referee:
         self.resamples = resampling.draw(everything, n_resamples, rng)
         self._rest = [np.flatnonzero(fold_of != k) for k in range(len(self.folds))]
         self._of_rest = [resampling.draw(rest, _RESAMPLES_OF_REST, rng) for rest in self._rest]
-        self._known: dict[tuple[int, int | None], np.ndarray] = {}
+        self._known: dict[tuple[int, int | None, int], np.ndarray] = {}
 
     def resampled(self, index: int, without: int | None = None) -> np.ndarray:
         """Scores of one observation on the resamples that leave out fold `without`."""
-        key = (index, without)
+        key = (index, without, self._engine.revision)
         if key not in self._known:
             bags = self.resamples if without is None else self._of_rest[without]
-            self._known[key] = np.array([self._engine.resampled(index, bag) for bag in bags])
+            self._known[key] = self._engine.resampled(index, bags)
         return self._known[key]
 
     def standard_error(self, index: int, reference: int) -> float:
@@ -102,7 +102,7 @@ class Referee:
         if without is None:
             score = self._engine.scores[index]
         else:
-            score = self._engine.resampled(index, self._rest[without])
+            score = self._engine.resampled(index, [self._rest[without]])[0]
         return score if np.isfinite(score) else -np.inf
 
 
