@@ -10,8 +10,15 @@ if TYPE_CHECKING:
     from sk_metricopt._finetuner import MetricOptFinetuner
     from sk_metricopt._post_shift import PostShiftClassifier
     from sk_metricopt._retriever import EmbeddingRetriever
+    from sk_metricopt._session import MetricOptSession
 
-__all__ = ["EmbeddingRetriever", "MetricOptFinetuner", "PostShiftClassifier", "__version__"]
+__all__ = [
+    "EmbeddingRetriever",
+    "MetricOptFinetuner",
+    "MetricOptSession",
+    "PostShiftClassifier",
+    "__version__",
+]
 
 __version__ = "0.1.0.dev0"
 
@@ -21,6 +28,7 @@ __getattr__, __dir__ = lazy(
     {
         "EmbeddingRetriever": "_retriever",
         "MetricOptFinetuner": "_finetuner",
+        "MetricOptSession": "_session",
         "PostShiftClassifier": "_post_shift",
     },
 )

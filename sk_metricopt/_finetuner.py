@@ -341,8 +341,7 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
     def _split(self, X, y, X_val, y_val, params, seed) -> Data:
         """Check the input and return training and validation rows."""
         scorer, routed = self._get_scorer(), self._route("fit", params)
-        indices = _skorch.takes_integers(net_of(self.estimator)) and _validation.holds_integers(X)
-        self._dtype = np.int64 if indices else np.float32
+        self._set_dtype(X)
         given = X
         X, y = _validation.features_and_labels(self, X, y, self._dtype, reset=True)
         _validation.check_encodable(y)
@@ -362,6 +361,10 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         observed = ValidationRows(shown, y_val, scorer_params)
         names = getattr(self, "feature_names_in_", None)
         return Data(X, y, fit_params, X_val, observed, scorer, all_rows, names)
+
+    def _set_dtype(self, X) -> None:
+        indices = _skorch.takes_integers(net_of(self.estimator)) and _validation.holds_integers(X)
+        self._dtype = np.int64 if indices else np.float32
 
     def _split_rows(self, y, scorer, seed) -> tuple[np.ndarray, np.ndarray]:
         """Whole labels where rows search each other, rows of every label elsewhere."""

@@ -35,6 +35,14 @@ _LONGEST = 2**20  # bytes of a line
 _LARGEST = 2**30  # bytes of a journal
 _CHECKSUM = 16  # hex digits
 
+# What is answered to each kind of question.
+_FIELDS: dict[object, set[str]] = {
+    "net": set(),
+    "observation": {"score"},
+    "again": {"score"},
+    "tell": {"candidate", "score", "se", "entered"},
+}
+
 Key = tuple[str | int, ...]
 
 
@@ -321,11 +329,21 @@ def _is_table(table: object) -> bool:
 
 
 def _is_record(record: dict) -> bool:
+    key = record.get("key")
     return (
-        isinstance(record.get("key"), list)
-        and all(isinstance(part, str | int) for part in record["key"])
+        isinstance(key, list)
+        and bool(key)
+        and all(isinstance(part, str | int) for part in key)
         and isinstance(record.get("of"), str)
+        and _FIELDS.get(key[0]) == record.keys() - {"key", "of"}
+        and all(_is_answer(name, record[name]) for name in _FIELDS[key[0]])
     )
+
+
+def _is_answer(name: str, value: object) -> bool:
+    if name in ("candidate", "entered"):
+        return isinstance(value, int)
+    return value is None or (isinstance(value, int | float) and math.isfinite(value))
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -63,6 +63,8 @@ LEVELS = {
     "_post_shift": 6,
     "_finetuning": 5,
     "_finetuner": 6,
+    "_told": 5,
+    "_session": 7,
     "export": 7,  # a side door on top of the estimators
     "testing": 7,
     "__init__": 7,
