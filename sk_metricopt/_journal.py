@@ -119,7 +119,8 @@ class Journal:
         ours = {"schema": SCHEMA, "seed": seed, "identity": identity, "environment": environment}
         if self._header is None:
             self._header = ours
-            self._create()
+            self._rewrite()
+            self._open()
             return
         theirs = self._header["identity"] | {"seed": str(self._header["seed"])}
         mine = identity | {"seed": str(seed)}
@@ -141,6 +142,8 @@ class Journal:
             for name, value in self._header["environment"].items()
             if environment.get(name) != value
         ]
+        if self._damaged:
+            self._rewrite()
         self._open()
 
     def recall(self, key: Key, digest: str) -> dict | None:
@@ -195,36 +198,38 @@ class Journal:
 
     # the file -----------------------------------------------------------------------------------
 
-    def _create(self) -> None:
-        """Write the first line so that the journal is there whole or not at all."""
+    def _rewrite(self) -> None:
+        """Write what is known so that it is there whole, or what was there before still is."""
         with self._naming("be a folder that can be written to"):
             draft = self._path.with_suffix(".new")
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             try:
-                _write(descriptor, _line(self._header))
+                for record in [self._header, *self.records]:
+                    _write(descriptor, _line(record))
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
             os.replace(draft, self._path)
             _sync_folder(self._folder)
-        self._open()
 
     def _open(self) -> None:
         with self._naming("be a folder that can be written to"):
             self._file = os.open(self._path, os.O_RDWR | os.O_APPEND)
-            os.ftruncate(self._file, self._n_bytes or os.fstat(self._file).st_size)
 
     def _read(self) -> tuple[dict | None, list[dict]]:
         """Return the first line and the records that can be read."""
-        self._n_bytes = 0  # up to the end of the last whole line
+        self._damaged = False
         if not self._path.exists():
             return None, []
         with self._naming("hold a journal that can be read"):
+            if not self._path.is_file():  # a pipe would never end
+                raise OSError(f"its {_NAME} is no file")
             size = self._path.stat().st_size
             if size > _LARGEST:
                 raise OSError(f"{size} bytes are more than a journal has")
             with self._path.open("rb") as file:
-                header, *lines = list(self._lines(file)) or [None]
+                lines = [_parsed(line) for line in iter(lambda: file.readline(_LONGEST), b"")]
+        header, *lines = lines or [None]
         if header is None or not _is_header(header):
             raise self._error(
                 "hold a journal of this version",
@@ -232,7 +237,8 @@ class Journal:
                 "Pass another folder.",
             )
         records = [line for line in lines if line is not None and _is_record(line)]
-        if len(records) < len(lines):
+        self._damaged = len(records) < len(lines)
+        if self._damaged:
             warnings.warn(
                 f"{len(lines) - len(records)} of {len(lines)} records of the checkpoint in "
                 f"{self._folder} cannot be read; they are asked for again. The rest is kept.",
@@ -240,12 +246,6 @@ class Journal:
                 stacklevel=2,
             )
         return header, records
-
-    def _lines(self, file) -> Iterator[dict | None]:
-        while line := file.readline(_LONGEST):
-            if line.endswith(b"\n"):
-                self._n_bytes = file.tell()
-            yield _parsed(line)
 
     def _take_lock(self) -> None:
         try:

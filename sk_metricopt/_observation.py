@@ -194,13 +194,19 @@ class ObservationEngine:
         KeyboardInterrupt
             If interrupted a second time.
         """
-        self._recall()
-        fresh = range(self._n_settled, len(self.observations))
-        stream = answers([self._question(i) for i in fresh], self._conduct.n_jobs)
-        for index in fresh:
+        waiting = range(self._n_settled, len(self.observations))
+        known = {i: self._known(("observation", i), self.observations[i]) for i in waiting}
+        stream = answers(
+            [self._question(i) for i in waiting if known[i] is None], self._conduct.n_jobs
+        )
+        for index in waiting:
             provisional = self.stop.reason is not None
             if provisional and self.observations[index].phase not in _SCORED_ANYWAY:
                 break
+            score = known[index]
+            if score is not None:
+                self.settle(index, score)
+                continue
             try:
                 answer = next(stream)
             except KeyboardInterrupt:
@@ -225,14 +231,6 @@ class ObservationEngine:
         self._n_settled = index + 1
         self._forget()
         self._tick(observation.phase, score, float(self.scores[: self._n_settled].max()))
-
-    def _recall(self) -> None:
-        """Fill in what the journal knows."""
-        for index in range(self._n_settled, len(self.observations)):
-            known = self._known(("observation", index), self.observations[index])
-            if known is None:
-                return
-            self.settle(index, known)
 
     def _known(self, key: Key, observation: Observation) -> float | None:
         journal = self._conduct.journal
@@ -312,20 +310,22 @@ class ObservationEngine:
             for key, bag in zip(keys, bags, strict=True)
         ]
         asked = [k for k, score in enumerate(known) if score is None]
-        questions = [self._question(index, names[k], bags[k]) for k in asked]
         scores = np.array([np.nan if score is None else score for score in known])
-        provisional = self.stop.reason is not None
+        provisional, failures = self.stop.reason is not None, []
+        stream = answers(
+            [self._question(index, names[k], bags[k]) for k in asked], self._conduct.n_jobs
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # ill-defined on a few rows: of no use to anyone
-            told = list(answers(questions, self._conduct.n_jobs))
-        for k, answer in zip(asked, told, strict=True):
-            self.scoring.n_calls += answer.n_calls
-            scores[k] = answer.score
-            if answer.error is not None:
-                self._fail_again(answer.error, bags[k])
-            if journal is not None and not provisional:
-                record = {"score": number(answer.score)}
-                journal.append(keys[k], observation.candidate, record, sync=False)
+            for k, answer in zip(asked, stream, strict=True):
+                self.scoring.n_calls += answer.n_calls
+                scores[k] = answer.score
+                failures += [(answer.error, bags[k])] if answer.error is not None else []
+                if journal is not None and not provisional:
+                    record = {"score": number(answer.score)}
+                    journal.append(keys[k], observation.candidate, record, sync=False)
+        for error, bag in failures:
+            self._fail_again(error, bag)
         return scores
 
     def _fail_again(self, error: Exception, rows: np.ndarray | None) -> None:
