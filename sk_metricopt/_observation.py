@@ -210,7 +210,7 @@ class ObservationEngine:
             try:
                 answer = next(stream)
             except KeyboardInterrupt:
-                if provisional:
+                if self.stop.reason is not None:
                     raise
                 self.stop.request("it was interrupted")
                 break

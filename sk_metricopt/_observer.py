@@ -80,7 +80,7 @@ class Observer:
     def observe(self, points: list[Point]) -> Rounds[None]:
         """Observe as many of `points` as the budget allows, in one batched evaluation."""
         points = points[: self.engine.remaining]
-        if not points or self.engine.stop.reason:
+        if not points or (self.points and self.engine.stop.reason):
             return
         phi = torch.stack([p.phi for p in points])
         answers = self.task.answers(phi)
