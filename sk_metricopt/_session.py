@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -158,7 +159,7 @@ class MetricOptSession:
             run = Finetuning(self._observer, finetuner._settings(), self._seed, n_folds=0)
             self._rounds = run.run()
         self._result: MetricOptFinetuner | None = None
-        self._handed_out: set[int] = set()
+        self._handed_out: Counter[int] = Counter()
         records = [] if self._journal is None else self._journal.records
         told = [record for record in records if record["key"][0] == "tell"]
         self._n_told = 1 + max((record["key"][1] for record in told), default=-1)
@@ -197,13 +198,13 @@ class MetricOptSession:
         Parameters
         ----------
         n : int or None, default=None
-            At most so many; None is the whole round.
+            At most so many; None is all that wait for their score.
 
         Returns
         -------
         list of SessionCandidate
-            That have not been handed out by this object. Empty once all of a round are out, until
-            they have been told, and in the end.
+            That wait for their score, those first that have been handed out least often. Empty
+            only in the end.
 
         Raises
         ------
@@ -215,9 +216,9 @@ class MetricOptSession:
                 f"The 'n' parameter of {_CALLER}.ask must be a positive int or None. Got {n!r} "
                 "instead. Leave it out for all candidates of the round."
             )
-        new = [index for index in self.waiting if index not in self._handed_out][:n]
-        self._handed_out.update(new)
-        return [self.candidate(index) for index in new]
+        next_ones = sorted(self.waiting, key=lambda index: (self._handed_out[index], index))[:n]
+        self._handed_out.update(next_ones)
+        return [self.candidate(index) for index in next_ones]
 
     def candidate(self, id) -> SessionCandidate:
         """Return a candidate of this session again.
