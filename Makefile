@@ -1,7 +1,7 @@
 PYTHON ?= python
 RESULTS ?= results.csv
 
-.PHONY: install lint test test-slow quickstart bench bench-retrieval bench-post-shift bench-throughput
+.PHONY: install lint test test-slow fuzz-loaders quickstart bench bench-retrieval bench-post-shift bench-throughput
 
 install:
 	$(PYTHON) -m pip install -c constraints.txt -e ".[dev]"
@@ -17,6 +17,10 @@ test:
 
 test-slow:
 	$(PYTHON) -m pytest -m "slow or data"
+
+# 1,000 damaged files; CI loads some of them.
+fuzz-loaders:
+	$(PYTHON) -m pytest -s -m slow tests/test_loader_fuzz.py
 
 quickstart:
 	$(PYTHON) examples/quickstart.py

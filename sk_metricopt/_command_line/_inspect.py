@@ -86,7 +86,7 @@ def _opsets(content: bytes) -> dict[str, int]:
 def _parsed(key: str, text: str) -> Any:
     try:
         return json.loads(text) if key in _AS_JSON else text
-    except ValueError:  # written by something else, or changed by hand
+    except (ValueError, RecursionError):  # written by something else, or changed by hand
         return text
 
 

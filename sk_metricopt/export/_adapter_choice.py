@@ -69,7 +69,8 @@ class AdapterChoice:
     def _fit(self) -> bool:
         """Whether the adapters that the file names are such as its graph takes."""
         if self._type == _FREE and isinstance(self._values, dict):
-            return all(self._params(value) is not None for value in self._values.values())
+            params = map(self._params, self._values.values())
+            return all(value is not None and np.isfinite(value).all() for value in params)
         names = self._values if isinstance(self._values, list) else [None]
         wanted = self._type not in (None, _FREE)
         return all(wanted and isinstance(name, str) for name in names)

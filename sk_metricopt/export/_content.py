@@ -1,14 +1,14 @@
-"""A serialized model, and what its tensors tell before anything opens it.
-
-The onnx package is not asked: who only runs a file need not have it.
-"""
+"""A serialized model, and what is seen in its bytes before anything opens it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+from sk_metricopt.export._bounds import Functions, SparseTensors, check_tensor, check_trees
+from sk_metricopt.export._wire import Value, fields
 
 # Messages of ONNX that hold tensors, by the numbers of the fields that lead to them.
 _NESTED = {
@@ -28,8 +28,17 @@ _NESTED = {
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
     "Tensor": {},
 }
+# Fields of these that hold one message: of two, a parser makes a third that nobody wrote.
+_ONE = {
+    "Model": {7},
+    "TrainingInfo": {1, 2},
+    "Attribute": {5, 6, 22},
+    "SparseTensor": {1, 2},
+}
 _DATA_TYPE, _EXTERNAL_DATA, _DATA_LOCATION = 2, 13, 14  # fields of a tensor
 _FLOAT16 = 10
+_LARGEST = 2**31 - 1  # bytes: protobuf ends there
+_DEEPEST = 100  # messages in each other, as protobuf reads them
 
 
 class Content(bytes):
@@ -46,22 +55,6 @@ class Content(bytes):
         return f"<{len(self)} bytes>"
 
 
-@dataclass(frozen=True)
-class TensorFacts:
-    """What matters about the tensors of a model.
-
-    Parameters
-    ----------
-    external : bool
-        Whether one of them is kept elsewhere, in another file or in memory.
-    half : bool
-        Whether one of them is of float16.
-    """
-
-    external: bool
-    half: bool
-
-
 def content_of(model) -> bytes:
     """Return what is in a file, or the bytes that were passed, once they are seen to be whole.
 
@@ -71,19 +64,18 @@ def content_of(model) -> bytes:
 
     Raises
     ------
-    FileNotFoundError, TypeError
-        If there is no such file.
+    OSError, TypeError
+        If there is no such file, or it cannot be read.
     ValueError
-        If it is no serialized model, or keeps tensors elsewhere.
+        If it is no serialized model, keeps tensors elsewhere, or would take far more memory than
+        its size tells.
     """
     content = model if isinstance(model, bytes) else _read(model)
+    _check_size(len(content))
     try:
-        external = tensor_facts(content).external
+        external = _keeps_tensors_elsewhere(content)
     except ValueError as exc:
-        raise ValueError(
-            "The 'model' parameter of OnnxPredictor must be an ONNX model that onnxruntime can "
-            f"load. Got {len(content)} bytes that it cannot: {exc}. Export again."
-        ) from exc
+        raise _unloadable(len(content), exc) from exc
     if external:
         # onnxruntime would look for them in the folder that the process happens to run in.
         raise ValueError(
@@ -101,77 +93,109 @@ def _read(model) -> bytes:
             f"Got a {type(model).__name__} instead. Of what to_onnx returned, pass "
             "model.SerializeToString()."
         )
-    if not Path(model).is_file():
+    path, name = Path(model), os.fspath(model)
+    try:
+        content = _bytes_of(path) if path.is_file() else None
+    except OSError as exc:
+        raise type(exc)(
+            "The 'model' parameter of OnnxPredictor must be a file that can be read. "
+            f"Got {name!r} instead: {exc.strerror}. Check its permissions."
+        ) from exc
+    if content is None:  # pipes and devices among them, which might never end
         raise FileNotFoundError(
             "The 'model' parameter of OnnxPredictor must be a file. "
-            f"Got {os.fspath(model)!r} instead. Write it with to_onnx(estimator, X, path)."
+            f"Got {name!r} instead. Write it with to_onnx(estimator, X, path)."
         )
-    return Path(model).read_bytes()
+    return content
 
 
-def tensor_facts(content: bytes) -> TensorFacts:
-    """Read a serialized model as far as its tensors, wherever they are in it.
-
-    Parameters
-    ----------
-    content : bytes
-
-    Raises
-    ------
-    ValueError
-        If it is no serialized model.
-    """
-    external = half = False
-    for number, value in _fields_of_tensors(content):
-        external |= number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0)
-        half |= number == _DATA_TYPE and value == _FLOAT16
-    return TensorFacts(external, half)
+def _bytes_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        _check_size(size)
+        return file.read(size)
 
 
-def _fields_of_tensors(content: bytes) -> Iterator[tuple[int, int | memoryview]]:
-    pending = [("Model", memoryview(content))]
-    while pending:  # no recursion: a file may nest deeper than Python does
-        message, data = pending.pop()
-        for number, value in fields(data):
-            inner = _NESTED[message].get(number)
-            if message == "Tensor":
-                yield number, value
-            elif inner is not None and isinstance(value, int):
-                raise ValueError("it is damaged")
-            elif inner is not None:
-                pending.append((inner, value))
+def _check_size(size: int) -> None:
+    if size > _LARGEST:
+        raise _unloadable(size, f"a model has at most {_LARGEST}")
 
 
-def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yield number and value of each field of a protobuf message."""
-    position = 0
-    while position < len(data):
-        key, position = _varint(data, position)
-        number, wire = (key & 0xFFFFFFFF) >> 3, key & 7
-        if wire == 0:
-            value, position = _varint(data, position)
-            yield number, value & 0xFFFFFFFF  # all numbers read here are of 32 bits
+def _unloadable(size: int, why: object) -> ValueError:
+    return ValueError(
+        "The 'model' parameter of OnnxPredictor must be an ONNX model that onnxruntime can "
+        f"load. Got {size} bytes that it cannot: {why}. Export again."
+    )
+
+
+def holds_float16(content: bytes) -> bool:
+    """Return whether some tensor of a model that was looked through is of float16."""
+    return any(
+        number == _DATA_TYPE and _as_32_bits(value) == _FLOAT16
+        for message, data, _ in _messages(content)
+        if message == "Tensor"
+        for number, value in fields(data)
+    )
+
+
+def _keeps_tensors_elsewhere(content: bytes) -> bool:
+    """Look through a model, and raise ValueError for what onnxruntime had better not see."""
+    elsewhere = False
+    functions, sparse = Functions(), SparseTensors()
+    for message, data, function in _messages(content):
+        if message == "Tensor":
+            check_tensor(data)
+            for number, value in fields(data):
+                located = number == _DATA_LOCATION and _as_32_bits(value) != 0
+                elsewhere |= located or number == _EXTERNAL_DATA
+        elif message == "SparseTensor":
+            sparse.add(data)
+        elif message == "Function":
+            functions.add(data, function)
+        elif message == "Node":
+            functions.call(data, function)
+            check_trees(data)
+    functions.check()
+    return elsewhere
+
+
+def _as_32_bits(value: Value) -> int | None:
+    """Return a number as parsers take it, whatever a file says beyond that."""
+    return value & 0xFFFFFFFF if isinstance(value, int) else None
+
+
+class _Message(NamedTuple):
+    name: str
+    data: memoryview
+    function: int  # which it is in; 0 is none
+
+
+def _messages(content: bytes) -> Iterator[_Message]:
+    """Yield the messages that may hold tensors; one at a time, however many there are."""
+    model = _Message("Model", memoryview(content), 0)
+    open_ones = [iter([model])]  # no recursion: a file may nest deeper than Python does
+    while open_ones:
+        message = next(open_ones[-1], None)
+        if message is None:
+            open_ones.pop()
             continue
-        if wire == 2:
-            length, position = _varint(data, position)
-        elif wire in (1, 5):
-            length = 8 if wire == 1 else 4
-        else:
+        yield message
+        if len(open_ones) > _DEEPEST:
+            raise ValueError("it is nested too deeply")
+        if _NESTED[message.name]:
+            open_ones.append(_inner(message))
+
+
+def _inner(outer: _Message) -> Iterator[_Message]:
+    seen: set[int] = set()
+    n_functions = 0
+    names = _NESTED[outer.name]
+    for number, value in fields(outer.data):
+        name = names.get(number)
+        if name is None:
+            continue
+        if isinstance(value, int) or (number in seen and number in _ONE.get(outer.name, ())):
             raise ValueError("it is damaged")
-        if number == 0 or position + length > len(data):
-            raise ValueError("it is damaged or cut short")
-        yield number, data[position : position + length]
-        position += length
-
-
-def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(data):
-            raise ValueError("it is cut short")
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise ValueError("it is damaged")
+        seen.add(number)
+        n_functions += name == "Function"
+        yield _Message(name, value, n_functions if name == "Function" else outer.function)

@@ -77,9 +77,12 @@ class OnnxPredictor(BaseEstimator):
     ------
     FileNotFoundError
         If there is no such file.
+    OSError
+        If it cannot be read.
     ValueError
-        If it is not an ONNX model with the outputs of a classifier or of a retriever, or its
-        properties do not fit it, or the device does not run it.
+        If it is not an ONNX model with the outputs of a classifier or of a retriever, or would
+        take far more memory than its size tells, or its properties do not fit it, or the device
+        does not run it.
     ImportError
         If onnxruntime is missing.
 
@@ -190,7 +193,7 @@ class OnnxPredictor(BaseEstimator):
         """
         label = self._run("label", X)
         if self._properties.get("labels") == "index":
-            return self.classes_[label]
+            return self._classes_at(label)
         return label.astype(self.classes_.dtype) if hasattr(self, "classes_") else label
 
     @available_if(_has_output("probabilities"))
@@ -287,6 +290,16 @@ class OnnxPredictor(BaseEstimator):
                 "like those the exported estimator was fitted on (indices within the range of its "
                 "table), and a smaller batch_size where memory ran out."
             ) from exc
+
+    def _classes_at(self, index: np.ndarray) -> np.ndarray:
+        n_classes = len(self.classes_)
+        if index.size and not 0 <= index.min() <= index.max() < n_classes:
+            raise ValueError(
+                "The 'model' parameter of OnnxPredictor must give labels that index its "
+                f"{n_classes} classes. Got indices from {index.min()} to {index.max()} instead. "
+                "Export again."
+            )
+        return self.classes_[index]
 
     def _opened(self) -> Runner | FixedRunner:
         """Return what runs rows; a copy of this estimator and a forked process make their own."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 # Kinds of dtypes that classes may have, by the type of the labels in the graph.
 _KINDS = {"tensor(string)": "UO", "tensor(int64)": "biufO"}
 _KINDS_BY_INDEX = {"tensor(int64)": "biufOUMm"}
+_DTYPE = re.compile(r"[<>=|]?[A-Za-z?][\w\[\],]{0,40}")  # numpy parses what starts otherwise
+_LONGEST = 2**26  # characters of JSON, which takes ten times as much when it is read
+_MOST_TEXT = 2**26  # characters of classes, all as wide as the widest
 
 
 def properties_of(session: InferenceSession) -> dict[str, str]:
@@ -92,12 +96,19 @@ def from_json(properties: Mapping[str, str], key: str) -> Any:
     Raises
     ------
     ValueError
-        If it is no JSON.
+        If it is no JSON, or too long.
     """
+    text = properties[key]
+    if len(text) > _LONGEST:
+        raise unfit(f"{key} of {len(text)} characters")
     try:
-        return json.loads(properties[key])
+        return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as exc:
-        raise unfit(f"{key} {_short(properties[key])}, which is no JSON ({exc})") from exc
+        raise unfit(f"{key} {_short(text)}, which is no JSON ({exc})") from exc
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number")
 
 
 def unfit(got: str) -> ValueError:
@@ -110,6 +121,11 @@ def unfit(got: str) -> ValueError:
 
 def _typed(values: list, dtype: str) -> np.ndarray:
     """Return `values` as an array of `dtype`, which a file may name at will."""
+    if not _DTYPE.fullmatch(dtype):
+        raise unfit(f"classes {_short(values)} of dtype {_short(dtype)}")
+    widest = max(len(value) if isinstance(value, str) else 0 for value in values)
+    if widest * len(values) > _MOST_TEXT:
+        raise unfit(f"{len(values)} classes, one of {widest} characters")
     try:
         kind = np.dtype(dtype).kind
         if kind == "U":

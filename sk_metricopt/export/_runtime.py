@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sk_metricopt.export._content import tensor_facts
+from sk_metricopt.export._content import holds_float16
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -35,7 +35,7 @@ def open_session(content: bytes, providers: Sequence[Any] = (CPU,)) -> Inference
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     first = providers[0] if isinstance(providers[0], str) else providers[0][0]
-    if first == CPU and tensor_facts(content).half:
+    if first == CPU and holds_float16(content):
         # Above this level, attention in float16 crashes the process (onnxruntime 1.31, 1.32).
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     return onnxruntime.InferenceSession(
