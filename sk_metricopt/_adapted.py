@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +75,7 @@ class AdaptedNet:
         self._vmapped = {
             dims: torch.vmap(self._outputs_of_one, in_dims=(0, dims)) for dims in (None, 0)
         }
-        self.plan = self._measure(example)
+        self.plan = self._planned(example)
 
     @property
     def n_params(self) -> int:
@@ -100,32 +101,28 @@ class AdaptedNet:
     def _arranged(self, x: Tensor) -> Tensor:
         return x.contiguous(memory_format=self._layout) if x.dim() == 4 else x
 
-    def _measure(self, example: Tensor) -> _plan.Plan:
+    def _planned(self, example: Tensor) -> _plan.Plan:
         features = self._encode_rows(example)
-        chunk = _plan.chunk_rows(self._split.suffix, features)
-        rows = min(max(64, len(example)), 128)
-        index = torch.arange(rows, device=self.device) % len(example)
-        encoded = Encoded(features).take(index.expand(4, -1))
-        phi = torch.zeros(4, self.n_params, device=self.device, requires_grad=True)
+        phi = torch.zeros(2, self.n_params, device=self.device, requires_grad=True)
+        weights = [w for w in self._weights_at(phi[0]).values() if w.requires_grad]
+        size = _plan.footprint(self._split.suffix, features, weights)
+        encoded = Encoded(tuple(t.expand(2, *t.shape) for t in features))
 
-        def step(vmap: bool) -> None:
+        def step() -> None:
             with torch.enable_grad():
-                torch.autograd.grad(self._batched(phi, encoded, 0, vmap).sum(), phi)
+                torch.autograd.grad(self._batched(phi, encoded, 0, vmap=True).sum(), phi)
 
-        layers = [type(m).__name__ for m in self._split.suffix.modules()]
-        convolves = any("Conv" in name for name in layers) and self.device.type == "cpu"
-        shapes = tuple(tuple(t.shape[1:]) for t in features)
-        signature = (*layers, self.n_params, shapes, str(self.device), torch.get_num_threads())
-        vmap = _plan.prefers_vmap(signature, step, convolves)
-        return _plan.Plan(vmap, chunk, self._layout)
+        vmap = _plan.prefers_vmap(size, self.device, step)
+        chunk = _plan.chunk_rows(size, self.device.type == "cuda")
+        return _plan.Plan(vmap, chunk, self._layout, size)
 
     def encode(self, X: np.ndarray) -> Encoded:
         """Return `X` after the frozen prefix."""
         x = self.bridge.tensor(X)
         if self._split.prefix is None:
             return Encoded((self._arranged(x),))
-        parts = [self._encode_rows(x[i : i + _ENCODE_ROWS]) for i in range(0, len(x), _ENCODE_ROWS)]
-        return Encoded(tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+        parts = (self._encode_rows(x[i : i + _ENCODE_ROWS]) for i in range(0, len(x), _ENCODE_ROWS))
+        return Encoded(tuple(_joined(parts, len(x), dim=0)))
 
     def _encode_rows(self, x: Tensor) -> tuple[Tensor, ...]:
         if self._split.prefix is None:
@@ -133,24 +130,67 @@ class AdaptedNet:
         with torch.no_grad():
             return tuple(self._split.prefix(self._arranged(x)))
 
-    def outputs(self, phi: Tensor, rows: Encoded) -> Tensor:
+    def outputs(self, phi: Tensor, rows: Encoded, index: Tensor | None = None) -> Tensor:
         """Return outputs (J, n, K) of the same rows under each φ of (J, n_params).
 
-        What outputs are is the bridge's to say: log-scores of classes, or embeddings.
+        What outputs are is the bridge's to say: log-scores of classes, or embeddings. With an
+        `index` they are of these rows only, which are never all taken out at once.
         """
         if torch.is_grad_enabled() and phi.requires_grad:
+            rows = rows if index is None else rows.take(index)
             return self._batched(phi, rows, None, self.plan.vmap)
         chunk = self.plan.row_chunk(len(phi))
+        n_rows = len(rows if index is None else index)
+        starts = range(0, max(1, n_rows), chunk)
+        chunks = (slice(i, i + chunk) if index is None else index[i : i + chunk] for i in starts)
         with torch.no_grad():
-            parts = [
-                self._batched(phi, rows.take(slice(i, i + chunk)), None, self.plan.vmap)
-                for i in range(0, max(1, len(rows)), chunk)
-            ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            parts = ((self._batched(phi, rows.take(c), None, self.plan.vmap),) for c in chunks)
+            return _joined(parts, n_rows, dim=1)[0]
 
     def outputs_each(self, phi: Tensor, rows: Encoded) -> Tensor:
         """Return outputs (J, n, K) where each φ has its own batch of rows (J, n, ...)."""
         return self._batched(phi, rows, 0, self.plan.vmap)
+
+    def pulled_back(
+        self,
+        phi: Tensor,
+        rows_of: Callable[[slice], Encoded],
+        pull: Callable[[Tensor], Tensor],
+        n_rows: int,
+    ) -> Tensor:
+        """Return a gradient at outputs, pulled back to each φ with a batch of rows of its own.
+
+        Where the graph of all φ would take too much memory, only outputs are computed for all, and
+        then again, with a graph, for a few φ at a time.
+
+        Parameters
+        ----------
+        phi : Tensor of shape (J, n_params)
+        rows_of : callable
+            From a slice of J to batches (j, n_rows, ...).
+        pull : callable
+            From outputs (J, n_rows, K) to the gradient there.
+        n_rows : int
+        """
+        chunk = self.plan.phi_chunk(n_rows)
+        parts = [slice(i, i + chunk) for i in range(0, len(phi), chunk)]
+        if len(parts) == 1:
+            leaf, outputs = self._recorded(phi, rows_of(slice(None)))
+            return torch.autograd.grad(outputs, leaf, pull(outputs.detach()))[0]
+        with torch.no_grad():
+            outputs = torch.cat([self.outputs_each(phi[part], rows_of(part)) for part in parts])
+        pulled = pull(outputs)
+        gradients: list[Tensor] = []
+        for part in parts:
+            leaf, outputs = self._recorded(phi[part], rows_of(part))
+            gradients += torch.autograd.grad(outputs, leaf, pulled[part])
+        return torch.cat(gradients)
+
+    def _recorded(self, phi: Tensor, rows: Encoded) -> tuple[Tensor, Tensor]:
+        """Return φ as a leaf, and the outputs with their graph."""
+        with torch.enable_grad():
+            leaf = phi.detach().requires_grad_(True)
+            return leaf, self.outputs_each(leaf, rows)
 
     def _batched(self, phi: Tensor, rows: Encoded, dims: int | None, vmap: bool) -> Tensor:
         if vmap:
@@ -160,7 +200,8 @@ class AdaptedNet:
             [self._outputs_of_one(p, r.tensors) for p, r in zip(phi, batches, strict=True)]
         )
 
-    def _outputs_of_one(self, phi: Tensor, tensors: tuple[Tensor, ...]) -> Tensor:
+    def _weights_at(self, phi: Tensor) -> dict[str, Tensor]:
+        """Return what takes the place of the suffix's own weights and buffers at one φ."""
         weights: dict[str, Tensor] = {}
         for name, part in self._slices.items():
             entry = self._split.entries.get(name)
@@ -169,10 +210,14 @@ class AdaptedNet:
                 continue
             for key, value in self.adapter.weights(self._hosts[name], phi[part]).items():
                 weights[f"{name}.{key}" if name else key] = value
+        return weights
+
+    def _outputs_of_one(self, phi: Tensor, tensors: tuple[Tensor, ...]) -> Tensor:
         # Entry hosts' outputs come first and are modulated into new tensors; what else the module
         # is given it may write into.
         n = self.n_entries
         given = (*tensors[:n], *(t.clone() for t in tensors[n:]))
+        weights = self._weights_at(phi)
         output = functional_call(self._split.suffix, weights, given, tie_weights=False)
         return self.bridge.outputs(output)
 
@@ -205,3 +250,27 @@ class AdaptedNet:
         if all(i is not None and len(i) == part.stop - part.start for i in increments):
             phi[..., part] = torch.stack(increments).reshape(*shift.shape[:-1], -1)
         return phi
+
+
+def _joined(parts: Iterable[tuple[Tensor, ...]], n_rows: int, dim: int) -> list[Tensor]:
+    """Return tensors put together along `dim`, each part forgotten as soon as it is written."""
+    whole: list[Tensor] = []
+    start = 0
+    for part in parts:
+        if part[0].shape[dim] == n_rows:
+            return list(part)
+        if not whole:
+            whole = [_longer(t, n_rows, dim) for t in part]
+        n = part[0].shape[dim]
+        for tensor, piece in zip(whole, part, strict=True):
+            tensor.narrow(dim, start, n).copy_(piece)
+        start += n
+    return whole
+
+
+def _longer(like: Tensor, n_rows: int, dim: int) -> Tensor:
+    """Return an empty tensor of `n_rows` in the layout of `like`."""
+    shape = (*like.shape[:dim], n_rows, *like.shape[dim + 1 :])
+    if like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last):
+        return like.new_empty_strided(shape, like.stride())
+    return like.new_empty(shape)

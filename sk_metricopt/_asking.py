@@ -11,7 +11,7 @@ from joblib import effective_n_jobs
 from sklearn.utils.parallel import Parallel, delayed
 
 from sk_metricopt._random import reseed, seeded
-from sk_metricopt._scoring import Response, score_apart
+from sk_metricopt._scoring import Response, apart
 from sk_metricopt._stopping import deaf_to_interrupts
 
 
@@ -47,12 +47,24 @@ def answers(questions: list[Question], n_jobs: int | None) -> Iterator[Answer]:
     """Yield the answers in the order of questions, none asked before the one before is taken.
 
     With several workers, questions that follow are on their way already.
+
+    Raises
+    ------
+    ValueError
+        If workers cannot be sent a question, or die of one.
     """
     if effective_n_jobs(n_jobs) == 1:
         yield from map(_answer, questions)
     elif questions:
         parallel = Parallel(n_jobs=n_jobs, return_as="generator")
-        yield from parallel(delayed(_answer_apart)(q) for q in questions)
+        try:
+            yield from parallel(delayed(_answer_apart)(q) for q in questions)
+        except Exception as error:  # a scorer's own are answers
+            raise ValueError(
+                "The 'n_jobs' parameter of MetricOptFinetuner must be None or 1 where a scorer or "
+                f"net cannot work in another process. It failed ({type(error).__name__}: {error}). "
+                "Have the scorer open files and connections inside its call, or leave out n_jobs."
+            ) from error
 
 
 def _answer(question: Question) -> Answer:
@@ -65,11 +77,13 @@ def _answer(question: Question) -> Answer:
 
 def _answer_apart(question: Question) -> Answer:
     """Answer in a worker, whose streams nobody has seeded."""
+    response = apart(question.response)
     with seeded(question.seed), deaf_to_interrupts():
         try:
-            return Answer(*score_apart(question.response, question.rows))
-        except Exception as error:  # noqa: BLE001  as above
-            return Answer(np.nan, _portable(error))
+            score, error = response.score(question.rows), None
+        except Exception as raised:  # noqa: BLE001  as above
+            score, error = np.nan, _portable(raised)
+    return Answer(score, error, response.scoring.n_calls)
 
 
 def _portable(error: Exception) -> Exception:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
+import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from scipy.sparse import issparse
-from sklearn.base import ClassifierMixin
-from sklearn.metrics._scorer import _BaseScorer
+from sklearn.base import ClassifierMixin, clone
+from sklearn.metrics._scorer import _Scorer
 from sklearn.utils import Tags, get_tags
 
-from sk_metricopt._scoring import Scoring, ValidationRows
+from sk_metricopt._scoring import ANY_ROWS, Lent, Scoring, ValidationRows, lent
+
+_FIXED = (
+    "a scorer is given a fitted estimator, to be asked and not to be changed. Clone it to have one "
+    "to {}: sklearn.base.clone(estimator)"
+)
+_OWN = ("_template", "_model", "_like", "_scoring", "_part")  # not for a model to have
 
 
 class Likeness:
@@ -25,7 +35,7 @@ class Likeness:
 
     def __init__(self, template):
         self.template = template
-        self.classes_: np.ndarray = template.classes_
+        self.classes_: np.ndarray = lent(template.classes_)
         self.tags: Tags = get_tags(template)
 
 
@@ -60,10 +70,78 @@ def _keys(X) -> list:
     array = np.asarray(X)
     if array.dtype.kind in "biuf":
         return [row.tobytes() for row in np.ascontiguousarray(array, dtype=np.float64)]
-    return [tuple(np.ravel(row).tolist()) for row in array]
+    return [_hashable(row) for row in array]
 
 
-class Candidate(ClassifierMixin):
+def _hashable(row):
+    # A value that is missing equals no other, not even itself.
+    key = tuple("nan" if _is_nan(value) else value for value in np.ravel(row).tolist())
+    try:
+        hash(key)
+    except TypeError:  # lists or dicts
+        return pickle.dumps(key)
+    return key
+
+
+def _is_nan(value) -> bool:
+    return isinstance(value, float) and value != value
+
+
+class StandIn:
+    """A fitted estimator that a scorer may look at as it likes, and not change.
+
+    What it says of itself comes from the real estimator behind it, as copies: parts of that may be
+    the user's own. Attributes that a scorer sets are gone after the call.
+
+    Attributes
+    ----------
+    _template : estimator
+        Has the same attributes. Asked first: making the model only to say no would be slow.
+    _model : callable
+        Returns the real estimator; called only when it is needed.
+    """
+
+    _template: object
+    _model: Callable
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def __sklearn_clone__(self):
+        return self._copied(clone(self._model()))
+
+    def __getattr__(self, name: str):
+        # Only what the class lacks comes here: other fitted attributes and rarer methods.
+        if name.startswith("__") or name in _OWN:
+            raise AttributeError(name)
+        if not hasattr(self._template, name):
+            raise AttributeError(f"{type(self._template).__name__} has no attribute {name!r}")
+        value = getattr(self._model(), name)
+        return value if inspect.ismethod(value) else self._copied(value)
+
+    def _copied(self, value):
+        # The scorer itself may keep state: that one stays the same.
+        scorers = [getattr(self._template, name, None) for name in ("scorer_", "scoring")]
+        return copy.deepcopy(value, {id(scorer): scorer for scorer in scorers})
+
+    def get_params(self, deep=True):
+        """Return copies of the parameters."""
+        return self._copied(self._model().get_params(deep))
+
+    def set_params(self, **params):
+        """Refuse: the parameters may hold the user's own net."""
+        raise TypeError(_FIXED.format("set parameters of"))
+
+    def fit(self, X, y=None, **params):
+        """Refuse: what is scored has been fitted."""
+        raise TypeError(_FIXED.format("fit"))
+
+    def partial_fit(self, X, y=None, **params):
+        """Refuse, as `fit` does."""
+        raise TypeError(_FIXED.format("fit"))
+
+
+class Candidate(StandIn, ClassifierMixin):
     """A fitted classifier whose answers for the known rows are already there.
 
     A scorer may call whatever a fitted classifier has. Answers for known rows, in part or whole,
@@ -80,49 +158,38 @@ class Candidate(ClassifierMixin):
         The rows `proba` and `labels` belong to.
     rows : ndarray of int or slice
         Which of them `X` holds.
-    X : array-like
+    shown : Lent
         What the scorer is given.
     model : callable
         Returns the real estimator behind this candidate; called only when it is needed.
     """
 
-    def __init__(self, like, proba, labels, known, rows, X, model: Callable[[], object]):
-        self.like = like
-        self.proba = proba
-        self.labels = labels
-        self.known = known
-        self.rows = rows
-        self.X = X
-        self.model = model
+    def __init__(self, like, proba, labels, known, rows, shown: Lent, model: Callable[[], object]):
+        self._like = like
+        self._proba = proba
+        self._labels = labels
+        self._known = known
+        self._rows = rows
+        self._shown = shown
+        self._template = like.template
+        self._model = model
         self.classes_ = like.classes_
 
     def __sklearn_tags__(self):
-        return self.like.tags
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
-
-    def __getattr__(self, name: str):
-        # Only what the class lacks comes here: other fitted attributes and rarer methods.
-        # The template is asked first: making the model only to say no would be slow.
-        if name.startswith("__") or name in ("like", "model"):
-            raise AttributeError(name)
-        if not hasattr(self.like.template, name):
-            raise AttributeError(f"{type(self.like.template).__name__} has no attribute {name!r}")
-        return getattr(self.model(), name)
+        return copy.copy(self._like.tags)
 
     def _find(self, X) -> np.ndarray | slice | None:
-        return self.rows if X is self.X else self.known.find(X)
+        return self._rows if self._shown.still_is(X) else self._known.find(X)
 
     def predict_proba(self, X):
         """Return the probabilities of each class."""
         rows = self._find(X)
-        return self.model().predict_proba(X) if rows is None else self.proba[rows].copy()
+        return self._model().predict_proba(X) if rows is None else self._proba[rows].copy()
 
     def predict(self, X):
         """Return the predicted labels."""
         rows = self._find(X)
-        return self.model().predict(X) if rows is None else self.labels[rows].copy()
+        return self._model().predict(X) if rows is None else self._labels[rows].copy()
 
 
 class ClassifierScoring(Scoring):
@@ -143,21 +210,35 @@ class ClassifierScoring(Scoring):
         # A scorer made by make_scorer hands X to the estimator and looks at it no further; where
         # all it can ask for is known, any X will do.
         all_known = not hasattr(template, "decision_function")
-        self._hands_on_X = isinstance(scorer, _BaseScorer) and all_known
+        self.hands_on_X = type(scorer) is _Scorer and all_known
 
     def on(self, rows: np.ndarray) -> ClassifierScoring:
         """Return the scoring of some of the rows alone."""
         return ClassifierScoring(self.scorer, self.rows.take(rows), self.like.template)
 
-    def X_of(self, rows: np.ndarray):
-        """Return `X` of the rows asked for, or what stands for it."""
-        return rows if self._hands_on_X else super().X_of(rows)
+    def portable(self, model) -> ClassifierScoring:
+        """Return what scores like this one in another process, `model` the real estimator."""
+        other = copy.copy(self)
+        other.like = copy.copy(self.like)
+        other.like.template = model
+        if self.hands_on_X:
+            other.rows = replace(self.rows, X=None)
+        other._known = KnownRows(other.rows.X)
+        return other
 
-    def candidate(self, response: ClassifierResponse, rows: np.ndarray | None, X) -> Candidate:
-        """Return the classifier that answers `response` on the given rows, which `X` holds."""
+    def X_of(self, rows: np.ndarray | None) -> Lent:
+        """Return `X` of the rows asked for, or what stands for it."""
+        return ANY_ROWS if self.hands_on_X else super().X_of(rows)
+
+    def candidate(
+        self, response: ClassifierResponse, rows: np.ndarray | None, shown: Lent
+    ) -> Candidate:
+        """Return the classifier that answers `response` on the given rows, which are lent."""
         asked = slice(None) if rows is None else rows
         labels = self.like.classes_[response.decided]
-        return Candidate(self.like, response.proba, labels, self._known, asked, X, response.model)
+        return Candidate(
+            self.like, response.proba, labels, self._known, asked, shown, response.model
+        )
 
     def score_decisions(self, decided: np.ndarray) -> float:
         """Score hypothetical decisions (n_samples,) of certain probability; no observation."""
@@ -170,6 +251,11 @@ class ClassifierScoring(Scoring):
 
 def _no_model():
     raise ValueError("a hypothetical decision has no model behind it")
+
+
+def ready(value):
+    """Return `value`; with ``partial``, a function that can be pickled."""
+    return value
 
 
 @dataclass(frozen=True)
@@ -191,7 +277,18 @@ class ClassifierResponse:
     decided: np.ndarray
     model: Callable[[], object]
 
+    def __reduce__(self):
+        # The model is made here, where all is that it takes, if the scorer can ask for it at all.
+        model = None if self.scoring.hands_on_X else self.model()
+        scoring = self.scoring.portable(model)
+        return ClassifierResponse, (scoring, self.proba, self.decided, partial(ready, model))
+
+    def with_scoring(self, scoring: ClassifierScoring) -> ClassifierResponse:
+        """Return the same answers, to be scored by another scoring."""
+        return replace(self, scoring=scoring)
+
     def score(self, rows: np.ndarray | None = None) -> float:
         """Return the score on the given rows, on all of them if None."""
-        X, y, params = self.scoring.given(rows)
-        return self.scoring.ask(self.scoring.candidate(self, rows, X), X, y, params)
+        shown, y, params = self.scoring.given(rows)
+        candidate = self.scoring.candidate(self, rows, shown)
+        return self.scoring.ask(candidate, shown.X, y, params)

@@ -158,6 +158,12 @@ def check_embeddings(embeddings, n_rows: int) -> None:
             f"for {n_rows} rows. Have its last layer return a tensor of shape (n_samples, "
             "n_components); flatten or pool what has more axes."
         )
+    embeddings = torch.as_tensor(embeddings)
+    if not embeddings.is_floating_point():
+        raise ValueError(
+            f"The 'estimator' parameter of {_CALLER} must embed rows as floats. Got "
+            f"{embeddings.dtype} instead. Change what its last layer returns."
+        )
     if not bool(torch.isfinite(torch.as_tensor(embeddings)).all()):
         raise ValueError(
             f"The 'estimator' parameter of {_CALLER} must give finite embeddings. Got NaN or "

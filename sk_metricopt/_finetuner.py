@@ -224,7 +224,11 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         "max_time": [Interval(Real, 0, None, closed="neither"), None],
         "error_score": [StrOptions({"raise"}), "nan"],
         "checkpoint_dir": [str, os.PathLike, None],
-        "n_jobs": [Integral, None],
+        "n_jobs": [
+            Interval(Integral, None, -1, closed="right"),
+            Interval(Integral, 1, None, closed="left"),
+            None,
+        ],
         "verbose": ["verbose"],
     }
 

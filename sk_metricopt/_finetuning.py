@@ -18,6 +18,7 @@ from sk_metricopt.exploration._trajectories import Guidance, OptimizerFactory, T
 _SELECTION_FOLDS = 4  # of the validation rows, for the choice to be judged on
 _AGENTS = 3
 _EXPLORE_SHARE = 0.75  # of the observations on trajectories, where agents are guided afterwards
+_STEPS_AT_ONCE = 50  # before somebody looks whether time is up
 _FALLS_BEHIND = 0.7  # standard errors below the best from which an agent restarts
 
 
@@ -94,7 +95,7 @@ class Finetuning:
         for left in range(n_observations, 0, -len(recipes)):
             if self._ends:
                 return
-            trajectories.step(interval)
+            self._step(trajectories, interval)
             yield from self.observer.observe(_points_on(trajectories, "explore", 0)[:left])
 
     def _interval(self, n_rounds: int) -> int:
@@ -111,6 +112,15 @@ class Finetuning:
             self.settings.lr,
             self.generator,
         )
+
+    def _step(
+        self, trajectories: Trajectories, n_steps: int, guidance: Guidance | None = None
+    ) -> None:
+        """Take steps, unless the run is to end: an interval may be long."""
+        for done in range(0, n_steps, _STEPS_AT_ONCE):
+            if self._ends:
+                return
+            trajectories.step(min(_STEPS_AT_ONCE, n_steps - done), guidance)
 
     @property
     def _ends(self) -> bool:
@@ -131,7 +141,7 @@ class Finetuning:
             if self._ends:
                 return
             observer.learn()
-            agents.step(interval, self._guidance(agents))
+            self._step(agents, interval, self._guidance(agents))
             points = _points_on(agents, "guide", n_trajectories)[:left]
             yield from observer.observe(points)
             if self._ends:

@@ -54,7 +54,11 @@ def find_hosts(
 
 
 def _match_targets(running: list[str], patterns: list[str]) -> list[str]:
-    unmatched = [p for p in patterns if not any(fnmatchcase(name, p) for name in running)]
+    unmatched = [
+        p
+        for p in patterns
+        if not isinstance(p, str) or not any(fnmatchcase(name, p) for name in running)
+    ]
     if unmatched or not patterns:
         raise AdapterError(
             f"The 'adapter_targets' parameter of MetricOptFinetuner must be 'auto', 'all' or a "

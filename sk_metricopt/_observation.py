@@ -192,7 +192,7 @@ class ObservationEngine:
             If the scorer fails on the first observation, the model as it came: then it fails on
             everything.
         KeyboardInterrupt
-            If interrupted a second time.
+            If interrupted a second time, or before anything is known.
         """
         waiting = range(self._n_settled, len(self.observations))
         known = {i: self._known(("observation", i), self.observations[i]) for i in waiting}
@@ -210,7 +210,7 @@ class ObservationEngine:
             try:
                 answer = next(stream)
             except KeyboardInterrupt:
-                if self.stop.reason is not None:
+                if self.stop.reason is not None or index == 0:
                     raise
                 self.stop.request("it was interrupted")
                 break
@@ -312,9 +312,9 @@ class ObservationEngine:
         asked = [k for k, score in enumerate(known) if score is None]
         scores = np.array([np.nan if score is None else score for score in known])
         provisional, failures = self.stop.reason is not None, []
-        stream = answers(
-            [self._question(index, names[k], bags[k]) for k in asked], self._conduct.n_jobs
-        )
+        questions = [self._question(index, names[k], bags[k]) for k in asked]
+        # What is known already needs no worker.
+        stream = answers(questions, 1 if self.scoring.by_query else self._conduct.n_jobs)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # ill-defined on a few rows: of no use to anyone
             for k, answer in zip(asked, stream, strict=True):

@@ -103,6 +103,8 @@ class NetBridge(Bridge):
 
     def check_output(self, X: np.ndarray, n_classes: int) -> None:
         """Raise ValueError unless the net gives one probability per class for a few rows."""
+        check_class_output(output_of(self.module, self.tensor(X[:8])), len(X[:8]))
+        self._check_gradient(X)
         proba = self.proba(output_of(self.module, self.tensor(X[:8])))
         criterion = type(self.net.criterion_).__name__
         if proba.dim() != 2 or proba.shape[1] != n_classes:
@@ -133,6 +135,22 @@ class NetBridge(Bridge):
                 f"{type(self.net).__name__}.predict_proba. Put what it adds into the module."
             )
 
+    def _check_gradient(self, X: np.ndarray) -> None:
+        """Raise ValueError for outputs that weights change without a gradient."""
+        weights = {
+            name: value.detach().requires_grad_(value.is_floating_point())
+            for name, value in self.module.named_parameters()
+        }
+        with torch.enable_grad(), evaluating(self.module):
+            output = torch.func.functional_call(self.module, weights, (self.tensor(X[:2]),))
+        output = output[0] if isinstance(output, tuple) else output
+        if weights and not output.requires_grad:
+            raise ValueError(
+                "The 'estimator' parameter of MetricOptFinetuner must be a net with a gradient "
+                "from its outputs to its weights. Got outputs without any. Take detach(), numpy "
+                "and torch.no_grad() out of the module's forward."
+            )
+
 
 class evaluating:
     """Context in which a module is in eval mode; every submodule's own mode comes back."""
@@ -153,6 +171,7 @@ def check_estimator_kind(estimator) -> None:
     """Raise TypeError unless `estimator` is a skorch classifier net, frozen net or module."""
     inner = estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
     if isinstance(inner, nn.Module) and inner is estimator:
+        _check_module(inner)
         return
     if isinstance(inner, NeuralNetClassifier | NeuralNetBinaryClassifier):
         return
@@ -164,6 +183,40 @@ def check_estimator_kind(estimator) -> None:
         "criterion=torch.nn.CrossEntropyLoss), and a net that embeds as EmbeddingRetriever(net); "
         "put preprocessing steps before the finetuner in a Pipeline."
     )
+
+
+def _check_module(module: nn.Module) -> None:
+    """Raise TypeError or ValueError for a module that holds no weights to start from."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise TypeError(
+            "The 'estimator' parameter of MetricOptFinetuner must be a module whose layers can be "
+            f"reached. Got a {type(module).__name__}, which torch.jit compiled. Pass the module it "
+            "was made of."
+        )
+    values = list(module.parameters())
+    unset = any(nn.parameter.is_lazy(value) or value.is_meta for value in values)
+    if unset or not values:
+        got = "weights that were never set" if unset else "none"
+        raise ValueError(
+            "The 'estimator' parameter of MetricOptFinetuner must be a module with weights. Got "
+            f"{type(module).__name__} with {got}. Pass a net that has been trained."
+        )
+
+
+def check_class_output(output: Any, n_rows: int) -> None:
+    """Raise ValueError unless a module gives a row of floats, or one float, for each row."""
+    output = output[0] if isinstance(output, tuple) and output else output
+    tensor = isinstance(output, Tensor)
+    right = tensor and output.dim() in (1, 2) and len(output) == n_rows and output.numel() > 0
+    if not right or not output.is_floating_point():
+        got = f"a {type(output).__name__}"
+        if tensor:
+            got = f"outputs of shape {tuple(output.shape)} in {output.dtype} for {n_rows} rows"
+        raise ValueError(
+            "The 'estimator' parameter of MetricOptFinetuner must be a net that returns a tensor "
+            f"of floats, one output per class for each row. Got {got} instead. Change what the "
+            "module's forward returns."
+        )
 
 
 def frozen_net(estimator: FrozenEstimator) -> NeuralNetClassifier:
@@ -185,6 +238,7 @@ def net_around(module: nn.Module, X: np.ndarray) -> NeuralNetClassifier:
     module = copy.deepcopy(module)
     device = device_of(module)
     output = output_of(module, torch.tensor(np.ascontiguousarray(X[:8]), device=device))
+    check_class_output(output, len(X[:8]))
     output = output[0] if isinstance(output, tuple) else output
     if output.dim() == 1 or output.shape[1] == 1:
         return NeuralNetBinaryClassifier(module, device=device, train_split=None).initialize()
@@ -202,7 +256,7 @@ def output_of(module: nn.Module, x: Tensor, caller: str = _CALLER) -> Any:
     try:
         with torch.no_grad(), evaluating(module):
             return module(x)
-    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # the module is the user's
         shape, dtype = tuple(x.shape[1:]), str(x.dtype).removeprefix("torch.")
         step = f"Give it a module for rows of shape {shape} in {dtype}, or pass other X."
         raise explained("a net that takes X", error, step, caller) from error
@@ -232,9 +286,9 @@ def check_trainable(net: NeuralNetClassifier, n_classes: int) -> None:
     """Raise ValueError for a binary net and many classes; warn where weights are reused."""
     if isinstance(net, NeuralNetBinaryClassifier) and n_classes > 2:
         raise ValueError(
-            "Only binary classification is supported by NeuralNetBinaryClassifier. The "
-            "'estimator' parameter of MetricOptFinetuner must be a NeuralNetClassifier for "
-            f"{n_classes} classes."
+            "The 'estimator' parameter of MetricOptFinetuner must be a NeuralNetClassifier for "
+            f"{n_classes} classes. Only binary classification is supported by "
+            "NeuralNetBinaryClassifier."
         )
     warn_of_instance(net)
 
@@ -284,7 +338,12 @@ def device_of(estimator) -> torch.device:
     if isinstance(estimator, nn.Module):
         return next((p.device for p in estimator.parameters()), torch.device("cpu"))
     net = estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
-    return torch.device(net.device or "cpu")
+    try:
+        return torch.device(net.device or "cpu")
+    except (RuntimeError, TypeError) as error:
+        raise explained(
+            "a net on a device of torch", error, "Set its parameter 'device'."
+        ) from error
 
 
 def takes_integers(estimator) -> bool:

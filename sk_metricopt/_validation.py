@@ -42,8 +42,10 @@ def check_one_metric(scoring, caller: str = _CALLER) -> None:
 
 def features_and_labels(estimator, X, y, dtype, reset: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return `X` as an array of `dtype` and `y` as labels, checked as scikit-learn does."""
-    _check_container(estimator, X)
-    X, y = as_array(X), as_array(y)
+    owner = type(estimator).__name__
+    check_container(X, owner)
+    X, y = as_array(X), _labels(y, owner)
+    _check_numbers(X, owner)
     if reset:
         _forget_shape(estimator)
     if not _is_nd(estimator, X):
@@ -66,8 +68,10 @@ def validation_rows(estimator, X, y, dtype) -> tuple[np.ndarray, np.ndarray]:
 
 def features(estimator, X, dtype, reset: bool = False) -> np.ndarray:
     """Return `X` as an array of `dtype`, of the shape `fit` saw."""
-    _check_container(estimator, X)
+    owner = type(estimator).__name__
+    check_container(X, owner)
     X = as_array(X)
+    _check_numbers(X, owner)
     if reset:
         _forget_shape(estimator)
     if not _is_nd(estimator, X):
@@ -85,14 +89,70 @@ def features(estimator, X, dtype, reset: bool = False) -> np.ndarray:
     return X
 
 
-def _check_container(estimator, X) -> None:
-    """Raise TypeError for rows that cannot be taken from an array."""
-    if isinstance(X, dict | torch.utils.data.Dataset) and not issparse(X):  # some are dicts
-        raise TypeError(
-            f"The 'X' parameter of {type(estimator).__name__} must be an array, a data frame, a "
-            f"tensor or a list. Got a {type(X).__name__} instead. Stack its rows into one array "
-            "of shape (n_samples, ...)."
+def check_container(X, owner: str) -> None:
+    """Raise TypeError or ValueError for rows that cannot be taken from an array."""
+    if issparse(X) or X is None:  # scikit-learn says what to do; some sparse ones are dicts
+        return
+    refused = isinstance(X, dict | np.matrix | torch.utils.data.Dataset)
+    if refused or (isinstance(X, torch.Tensor) and X.layout is not torch.strided):
+        raise TypeError(_no_rows(X, owner))
+    if hasattr(X, "shape"):
+        _check_column_names(X, owner)
+        return
+    try:
+        n_dims = np.asarray(X).ndim
+    except (TypeError, ValueError, RuntimeError) as error:  # rows of unlike lengths
+        raise ValueError(_no_rows(X, owner, error)) from error
+    if n_dims == 0 and not np.isscalar(X):  # a generator or a set
+        raise TypeError(_no_rows(X, owner))
+
+
+def _check_column_names(X, owner: str) -> None:
+    names = list(getattr(X, "columns", []))
+    if len(set(names)) < len(names):
+        twice = sorted({str(name) for name in names if names.count(name) > 1})
+        raise ValueError(
+            f"The 'X' parameter of {owner} must have columns with different names. Got several "
+            f"called {', '.join(map(repr, twice[:5]))} instead. Rename them."
         )
+
+
+def _check_numbers(X, owner: str) -> None:
+    """Raise TypeError for values that numpy would not convert, or would make up numbers for."""
+    columns = [X[name] for name in X.columns] if hasattr(X, "columns") else [X]
+    for column in columns:
+        dtype = getattr(column, "dtype", None)
+        if getattr(dtype, "kind", None) in ("m", "M", "V"):
+            raise TypeError(_no_rows(X, owner, f"of {dtype}"))
+        if getattr(dtype, "kind", None) in (None, "O"):
+            try:
+                np.asarray(column, dtype=np.float64)
+            except (TypeError, OverflowError) as error:
+                raise TypeError(_no_rows(X, owner, error)) from error
+            except ValueError:  # scikit-learn names the string that is no number
+                pass
+
+
+def _no_rows(X, owner: str, why: object = "") -> str:
+    why = f" ({why})" if str(why) else ""
+    return (
+        f"The 'X' parameter of {owner} must be an array, a data frame, a tensor or a list, of "
+        f"numbers. Got a {type(X).__name__}{why} instead. Stack its rows into one array of shape "
+        "(n_samples, ...)."
+    )
+
+
+def _labels(y, owner: str):
+    """Return labels as scikit-learn takes them, or raise for what it does not name `y` for."""
+    if hasattr(y, "shape") or y is None:
+        return as_array(y)
+    try:
+        return np.asarray(y) if np.asarray(y).ndim == 0 else y
+    except ValueError as error:
+        raise ValueError(
+            f"The 'y' parameter of {owner} must be an array of labels. Got a {type(y).__name__} "
+            f"that is none ({error}). Pass the label of each row."
+        ) from error
 
 
 def _is_nd(estimator, X) -> bool:
@@ -147,16 +207,24 @@ def check_validation_params(params: dict, n_rows: int, caller: str = _CALLER) ->
             )
 
 
-def check_labels(y: np.ndarray) -> None:
-    """Raise ValueError unless `y` holds labels; that many are alone with theirs is no concern."""
+def check_labels(y: np.ndarray, caller: str = _CALLER, name: str = "y") -> None:
+    """Raise unless `y` holds labels; that many are alone with theirs is no concern."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
-        check_classification_targets(y)
+        try:
+            check_classification_targets(y)
+            np.unique(y)
+        except TypeError as error:  # bytes, and kinds that cannot be compared
+            raise TypeError(
+                f"The {name!r} parameter of {caller}.fit must hold labels of one kind, such as "
+                f"integers or strings, none missing. Got an array of {y.dtype} instead ({error}). "
+                "Convert them to strings, and drop rows without a label."
+            ) from error
 
 
 def check_encodable(y: np.ndarray, caller: str = _CALLER, name: str = "y") -> None:
     """Raise ValueError unless `y` holds the labels of a classification of two classes or more."""
-    check_labels(y)
+    check_labels(y, caller, name)
     classes = np.unique(y)
     if len(classes) < 2:
         raise ValueError(
@@ -333,4 +401,19 @@ def optimizer_class(optimizer) -> type[torch.optim.Optimizer]:
             f"The 'optimizer' parameter of {_CALLER} must be an optimizer that steps without a "
             f"closure. Got {optimizer.__name__}. Use 'adam', 'sgd' or another first-order one."
         )
+    _check_steps(optimizer)
     return optimizer
+
+
+def _check_steps(optimizer: type[torch.optim.Optimizer]) -> None:
+    """Raise ValueError for an optimizer that does not step a dense tensor such as φ."""
+    params = torch.zeros(1, 1, 1, requires_grad=True)
+    params.grad = torch.zeros_like(params)
+    try:
+        optimizer([{"params": [params], "lr": 1e-3}]).step()  # type: ignore[call-arg]
+    except Exception as error:
+        raise ValueError(
+            f"The 'optimizer' parameter of {_CALLER} must be an optimizer that steps a dense "
+            f"tensor. Got {optimizer.__name__}, which failed "
+            f"({type(error).__name__}: {error}). Use 'adam', 'sgd' or another first-order one."
+        ) from error

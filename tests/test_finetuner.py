@@ -224,7 +224,7 @@ def test_batched_predictions_are_those_of_the_folded_net(name):
     def watching(estimator, X, y):
         # The first observations, of trajectories; a judged one is put together from several.
         if isinstance(estimator, Candidate) and len(seen) < 8 and len(X) == len(y_val):
-            model = estimator.model()
+            model = estimator._model()
             seen.append((estimator.predict_proba(X), model.predict_proba(X)))
             seen.append((estimator.predict(X), model.predict(X)))
         return macro_f1(estimator, X, y)

@@ -92,6 +92,7 @@ SIBLINGS = {
     ("_retriever", "metrics"),
     ("_smoothing", "_observer"),
     ("_finetuning", "_judge"),
+    ("__init__", "_session"),
     ("_finetuner", "_checkpoint"),
     ("_finetuner", "_delegation"),
     ("_finetuner", "_post_shift"),

@@ -19,6 +19,7 @@ from sk_metricopt.value_functions import BaseValueFunction
 
 _FEW_ROWS = 10  # of a class; with fewer the guard cannot judge a metric that hangs on it
 _HANGS_ON = 0.25
+_DESCRIBED_BYTES = 2**24  # of log-scores that a value function is shown at once, or one candidate's
 
 
 class ClassificationTask(Task):
@@ -67,7 +68,12 @@ class ClassificationTask(Task):
 
     def describe(self, value_function: BaseValueFunction, phi: Tensor, answers: Tensor) -> Tensor:
         """Return descriptors of log-scores on the rows that the value function may read."""
-        return value_function.describe(phi[:, -1], self._read(phi, answers), self.rows.probe.y)
+        at_once = max(1, _DESCRIBED_BYTES // max(1, answers[0].numel() * answers.element_size()))
+        described = [
+            value_function.describe(p[:, -1], self._read(p, a), self.rows.probe.y)
+            for p, a in zip(phi.split(at_once), answers.split(at_once), strict=True)
+        ]
+        return torch.cat(described)
 
     def _read(self, phi: Tensor, answers: Tensor) -> Tensor:
         return answers if self.reads_labels else self.rows.pooled(self.adapted, phi)

@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache, partial
+from types import SimpleNamespace
 
 import numpy as np
-from sklearn.metrics._scorer import _BaseScorer
+from sklearn.metrics._scorer import _BaseScorer, _Scorer
 from sklearn.utils import get_tags
 
-from sk_metricopt._candidate import KnownRows
+from sk_metricopt._candidate import KnownRows, StandIn, ready
 from sk_metricopt._gallery_index import GalleryIndex, build_index
 from sk_metricopt._retriever import SearchMixin
-from sk_metricopt._scoring import Scoring, ValidationRows
+from sk_metricopt._scoring import ANY_ROWS, Lent, Scoring, ValidationRows, lent
+from sk_metricopt.metrics._scorer import RetrievalScorer
 
 _GALLERIES = 8  # embedded galleries kept at a time: those of one candidate's parts
 
 
-class RetrieverCandidate(SearchMixin):
+class RetrieverCandidate(StandIn, SearchMixin):
     """A fitted retriever whose embeddings of the known rows are already there.
 
     Parameters
     ----------
     scoring : RetrieverScoring
     part : SearchPart
-    X : array-like
+    shown : Lent
         What the scorer is given.
     rows : ndarray of int or slice
-        Which of the known rows `X` holds.
+        Which of the known rows that holds.
     """
 
-    def __init__(self, scoring: RetrieverScoring, part: SearchPart, X, rows):
+    def __init__(self, scoring: RetrieverScoring, part: SearchPart, shown: Lent, rows):
         self._scoring = scoring
         self._part = part
-        self._X = X
+        self._template = scoring.template
+        self._model = part.model
+        self._shown = shown
         self._rows = rows
         self._gallery: EmbeddedGallery | None = None  # that the scorer set
         template = scoring.retriever
@@ -43,22 +48,11 @@ class RetrieverCandidate(SearchMixin):
         self.index = template.index
 
     def __sklearn_tags__(self):
-        return self._scoring.tags
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
-
-    def __getattr__(self, name: str):
-        if name.startswith("_"):
-            raise AttributeError(name)
-        if not hasattr(self._scoring.template, name):
-            kind = type(self._scoring.template).__name__
-            raise AttributeError(f"{kind} has no attribute {name!r}")
-        return getattr(self._part.model(), name)
+        return copy.copy(self._scoring.tags)
 
     def transform(self, X):
         """Return embeddings, all by one twin, so that they can be compared."""
-        rows = self._rows if X is self._X else self._scoring.known.find(X)
+        rows = self._rows if self._shown.still_is(X) else self._scoring.known.find(X)
         if rows is None:
             return np.asarray(self._part.model().transform(X))
         return self._part.embeddings[rows].copy()
@@ -75,13 +69,13 @@ class RetrieverCandidate(SearchMixin):
 
     @property
     def gallery_embeddings_(self) -> np.ndarray:
-        return self._searched.embeddings
+        return lent(self._searched.embeddings)
 
     @property
     def gallery_labels_(self) -> np.ndarray | None:
         if self._gallery is None:
             self._scoring.check_gallery()
-        return self._searched.labels
+        return lent(self._searched.labels)
 
     def _gallery_index(self) -> GalleryIndex:
         return self._searched.built
@@ -155,7 +149,35 @@ class RetrieverScoring(Scoring):
         self.known = KnownRows(rows.X)
         self.by_query = bool(getattr(scorer, "decomposes", False)) and not rows.params
         self.by_row = isinstance(scorer, _BaseScorer)
+        # These hand X to the estimator and look at it no further, so that any X will do.
+        self.hands_on_X = type(scorer) in (RetrievalScorer, _Scorer)
         self.gallery_of = lru_cache(_GALLERIES)(self._gallery_of)
+
+    def portable(self, model) -> RetrieverScoring:
+        """Return what scores like this one in another process, `model` the real estimator."""
+        other = copy.copy(self)
+        other.template, template = model, self.retriever
+        other.retriever = SimpleNamespace(
+            metric=template.metric, n_neighbors=template.n_neighbors, index=template.index
+        )
+        if self.hands_on_X:
+            other.rows = replace(self.rows, X=None)
+        other.known = KnownRows(other.rows.X)
+        del other.gallery_of
+        return other
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self.gallery_of = lru_cache(_GALLERIES)(self._gallery_of)
+
+    def X_of(self, rows: np.ndarray | None) -> Lent:
+        """Return `X` of the rows asked for, or what stands for it."""
+        return ANY_ROWS if self.hands_on_X else super().X_of(rows)
+
+    @property
+    def searches_gallery(self) -> bool:
+        """Whether the scorer may ask for the estimator's gallery."""
+        return getattr(self.scorer, "gallery", None) != "self" or not self.hands_on_X
 
     def _gallery_of(self, part: SearchPart) -> EmbeddedGallery:
         template = self.retriever
@@ -180,9 +202,9 @@ class RetrieverScoring(Scoring):
 class PredictedLabels:
     """A fitted estimator whose labels are already there: each row's by the twin for it."""
 
-    def __init__(self, scoring: RetrieverScoring, X, labels: np.ndarray):
+    def __init__(self, scoring: RetrieverScoring, shown: Lent, labels: np.ndarray):
         self._scoring = scoring
-        self._X = X
+        self._shown = shown
         self._labels = labels
 
     def __sklearn_tags__(self):
@@ -193,7 +215,7 @@ class PredictedLabels:
 
     def predict(self, X):
         """Return the label of each row's nearest gallery item."""
-        if X is not self._X:
+        if not self._shown.still_is(X):
             raise ValueError("only labels of the validation rows are there")
         return self._labels.copy()
 
@@ -208,15 +230,36 @@ class RetrieverResponse:
     """
 
     def __init__(self, scoring: RetrieverScoring, parts: list[SearchPart]):
-        self._scoring = scoring
+        self.scoring = scoring
         self._parts = parts
         self._found: np.ndarray | None = None  # of each query, all that parts can tell
 
+    def __getstate__(self):
+        # What the scorer can ask for is made here, where all is that it takes.
+        scoring = self.scoring
+        if scoring.by_row:
+            self._of_each_query(self._labels)  # searching is not the scorer's work
+        parts = [self._portable(part) for part in self._parts]
+        model = parts[0].model() if parts else None
+        return {"scoring": scoring.portable(model), "_parts": parts, "_found": self._found}
+
+    def _portable(self, part: SearchPart) -> SearchPart:
+        scoring = self.scoring
+        model = None if scoring.hands_on_X else part.model()
+        gallery = scoring.gallery_of(part).embeddings if scoring.searches_gallery else None
+        return replace(part, embed_gallery=partial(ready, gallery), model=partial(ready, model))
+
+    def with_scoring(self, scoring: RetrieverScoring) -> RetrieverResponse:
+        """Return the same answers, to be scored by another scoring."""
+        other = RetrieverResponse(scoring, self._parts)
+        other._found = self._found
+        return other
+
     def score(self, rows: np.ndarray | None = None) -> float:
         """Return the score on the given rows, on all of them if None."""
-        if self._scoring.by_query:
+        if self.scoring.by_query:
             return self._mean_of_queries(rows)
-        if self._scoring.by_row:
+        if self.scoring.by_row:
             return self._score_of_labels(rows)
         return self._mean_of_parts(rows)
 
@@ -231,21 +274,22 @@ class RetrieverResponse:
         return np.nan  # a resample may leave none
 
     def _values(self, part: SearchPart) -> np.ndarray:
-        scoring = self._scoring
+        scoring = self.scoring
         scoring.n_calls += 1
-        X, y, _ = scoring.given(None)
-        candidate = RetrieverCandidate(scoring, part, X, slice(None))
-        return scoring.scorer.per_query(candidate, X, y, queries=part.rows)[part.rows]
+        shown, y, _ = scoring.given(None)
+        candidate = RetrieverCandidate(scoring, part, shown, slice(None))
+        values = scoring.scorer.per_query(candidate, shown.X, y, queries=part.rows)
+        return values[part.rows]
 
     def _score_of_labels(self, rows: np.ndarray | None) -> float:
         labels = self._of_each_query(self._labels)
-        X, y, params = self._scoring.given(rows)
-        candidate = PredictedLabels(self._scoring, X, labels if rows is None else labels[rows])
-        return self._scoring.ask(candidate, X, y, params)
+        shown, y, params = self.scoring.given(rows)
+        candidate = PredictedLabels(self.scoring, shown, labels if rows is None else labels[rows])
+        return self.scoring.ask(candidate, shown.X, y, params)
 
     def _labels(self, part: SearchPart) -> np.ndarray:
-        X = self._scoring.X_of(part.rows)
-        return RetrieverCandidate(self._scoring, part, X, part.rows).predict(X)
+        shown = self.scoring.X_of(part.rows)
+        return RetrieverCandidate(self.scoring, part, shown, part.rows).predict(shown.X)
 
     def _of_each_query(self, ask: Callable[[SearchPart], np.ndarray]) -> np.ndarray:
         if self._found is None:
@@ -261,9 +305,9 @@ class RetrieverResponse:
         for part in self._parts:
             asked = part.rows if rows is None else np.intersect1d(part.rows, rows)
             if len(asked):
-                X, y, params = self._scoring.given(asked)
-                candidate = RetrieverCandidate(self._scoring, part, X, asked)
-                total += len(asked) * self._scoring.ask(candidate, X, y, params)
+                shown, y, params = self.scoring.given(asked)
+                candidate = RetrieverCandidate(self.scoring, part, shown, asked)
+                total += len(asked) * self.scoring.ask(candidate, shown.X, y, params)
                 n_rows += len(asked)
         if not n_rows:
             raise ValueError("there are no rows to score")

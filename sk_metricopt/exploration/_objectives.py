@@ -13,6 +13,7 @@ from sk_metricopt.exploration._base import Recipe
 from sk_metricopt.exploration._rows import LabelledRows
 
 _BATCH = 64  # training rows, and as many probe rows, in a step; half where rows are expensive
+_BATCH_BYTES = 2**20  # of the largest activation of a step's rows, for one φ
 
 
 class Objective(ABC):
@@ -84,7 +85,8 @@ class CrossEntropyObjective(Objective):
 
     def __init__(self, adapted: AdaptedNet, rows: LabelledRows):
         self.rows = rows
-        self._batch = int(np.clip(adapted.plan.chunk // 2, _BATCH // 2, _BATCH))
+        affordable = _BATCH_BYTES // (2 * adapted.plan.footprint.row)
+        self._batch = int(np.clip(affordable, _BATCH // 2, _BATCH))
 
     def follow(self, recipes: list[Recipe]) -> None:
         """Take one recipe per trajectory."""

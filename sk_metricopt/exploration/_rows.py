@@ -80,9 +80,13 @@ class LabelledRows:
         everything = torch.arange(len(self.probe), device=self.probe.y.device)
         twins = self.folds or [everything]
         asked = [fold if within is None else fold[within[fold]] for fold in twins]
-        parts = [
-            adapted.outputs(phi[:, k], self.probe.encoded.take(rows))
-            for k, rows in enumerate(asked)
-            if len(rows)
-        ]
-        return torch.cat(parts, dim=1)[:, torch.cat(asked).argsort()]
+        place = torch.cat(asked).argsort().argsort().split([len(rows) for rows in asked])
+        whole: list[Tensor] = []
+        for k, (rows, to) in enumerate(zip(asked, place, strict=True)):
+            if not len(rows):
+                continue
+            part = adapted.outputs(phi[:, k], self.probe.encoded, rows)
+            if not whole:
+                whole = [part.new_empty(len(part), sum(map(len, asked)), part.shape[2])]
+            whole[0][:, to] = part
+        return whole[0]

@@ -88,11 +88,8 @@ class Trajectories:
     def step(self, n_steps: int, guidance: Guidance | None = None) -> None:
         """Take optimizer steps on criterion and, where given, value guidance."""
         self._objective.follow(self.recipes)
-        self._jitter = torch.tensor([getattr(recipe, "jitter", 0.0) for recipe in self.recipes])
         for _ in range(n_steps):
-            phi = torch.stack(list(self._phi))
-            outputs, pull = self._outputs_and_pull(phi, guidance)
-            (gradient,) = torch.autograd.grad(outputs, phi, pull)
+            gradient = self._gradient(torch.stack([p.data for p in self._phi]), guidance)
             if guidance is not None and guidance.on_params is not None:
                 gradient -= guidance.on_params * gradient.norm(dim=-1, keepdim=True)
             for parameter, g in zip(self._phi, gradient, strict=True):
@@ -101,37 +98,59 @@ class Trajectories:
             self._average.lerp_(torch.stack([p.data for p in self._phi]), 1 - _EMA)
         self.n_steps += n_steps
 
-    def _outputs_and_pull(self, phi: Tensor, guidance: Guidance | None) -> tuple[Tensor, Tensor]:
-        """Outputs of a minibatch and the gradient to pull back through them."""
+    def _gradient(self, phi: Tensor, guidance: Guidance | None) -> Tensor:
+        """Return the gradient (J, T, n_params) on a minibatch."""
         rows = self._objective.rows
         training, probe = self._objective.draw(len(phi), self._generator)
-        encoded = _side_by_side(
-            rows.training.encoded.take(training), rows.probe.encoded.take(probe)
-        )
-        if self._jitter.any():
-            encoded = self._jittered(encoded, phi.shape[1])
-        outputs = self._adapted.outputs_each(phi.flatten(0, 1), encoded)
-        pull = self._objective.pull(outputs.detach(), training, probe)
-        if guidance is not None and guidance.on_outputs is not None:
-            twin = torch.arange(len(probe), device=probe.device)[:, None]
-            n_probe = probe.shape[1]
-            pull[:, -n_probe:] -= guidance.on_outputs[twin, probe] / n_probe
-        return outputs, pull
+        n_probe = probe.shape[1]
+        n_rows = training.shape[1] + n_probe
+        jitter = self._jitter(n_rows, phi.shape[1])
 
-    def _jittered(self, encoded: Encoded, n_twins: int) -> Encoded:
-        """Rows (J * T, n, ...) with noise on their features, the same for all trajectories."""
-        size = self._jitter.repeat_interleave(n_twins).to(self._adapted.device)
+        def rows_of(part: slice) -> Encoded:
+            encoded = _side_by_side(
+                rows.training.encoded.take(training[part]), rows.probe.encoded.take(probe[part])
+            )
+            return encoded if jitter is None else jitter(encoded, part)
+
+        def pull(outputs: Tensor) -> Tensor:
+            pull = self._objective.pull(outputs, training, probe)
+            if guidance is not None and guidance.on_outputs is not None:
+                twin = torch.arange(len(probe), device=probe.device)[:, None]
+                pull[:, -n_probe:] -= guidance.on_outputs[twin, probe] / n_probe
+            return pull
+
+        gradient = self._adapted.pulled_back(phi.flatten(0, 1), rows_of, pull, n_rows)
+        return gradient.view_as(phi)
+
+    def _jitter(self, n_rows: int, n_twins: int) -> Callable[[Encoded, slice], Encoded] | None:
+        """Draw noise for the features of `n_rows` rows, the same for all trajectories.
+
+        Returns what adds it to the rows (j, n_rows, ...) of some of them; None where no recipe
+        asks for noise.
+        """
+        jitter = torch.tensor([getattr(recipe, "jitter", 0.0) for recipe in self.recipes])
+        if not jitter.any():
+            return None
+        size = jitter.repeat_interleave(n_twins).to(self._adapted.device)
+        training = self._objective.rows.training
         # What the first hosts put out; the rest, such as a mask, is not theirs to change.
-        n_jittered = self._adapted.n_entries or len(encoded.tensors)
-        tensors = []
-        spreads = self._objective.rows.training.spread
-        for i, (values, spread) in enumerate(zip(encoded.tensors, spreads, strict=True)):
-            if i < n_jittered and values.is_floating_point():
-                noise = torch.randn(values.shape[1:], generator=self._generator).to(values)
-                by = size.view(-1, *[1] * (values.dim() - 1)).to(values)
-                values = values + by * (noise * spread)
-            tensors.append(values)
-        return Encoded(tuple(tensors))
+        n_jittered = self._adapted.n_entries or len(training.encoded.tensors)
+        noises = {}
+        for i, (like, spread) in enumerate(
+            zip(training.encoded.tensors[:n_jittered], training.spread, strict=False)
+        ):
+            if like.is_floating_point():
+                noise = torch.randn(n_rows, *like.shape[1:], generator=self._generator).to(like)
+                noises[i] = noise * spread
+
+        def jittered(encoded: Encoded, part: slice) -> Encoded:
+            tensors = list(encoded.tensors)
+            for i, noise in noises.items():
+                by = size[part].view(-1, *[1] * noise.dim()).to(noise)
+                tensors[i] = tensors[i] + by * noise
+            return Encoded(tuple(tensors))
+
+        return jittered
 
 
 def _side_by_side(first: Encoded, second: Encoded) -> Encoded:

@@ -53,7 +53,13 @@ class ArrayInput:
         ----------
         X : array-like of shape (n_samples, ...)
         """
-        values = _as_array(X)
+        try:
+            values = _as_array(X)
+        except ValueError as error:  # rows of unlike lengths
+            raise ValueError(
+                f"The 'X' parameter of {self.owner} must have rows of shape {self.row_shape}. Got "
+                f"a {type(X).__name__} that is no array ({error}). Pass rows like those of fit."
+            ) from error
         if self.names is not None and hasattr(X, "columns"):
             _check_names(list(X.columns), self.names, self.owner)
         if values.shape[1:] != self.row_shape or values.ndim == 0:

@@ -182,8 +182,8 @@ def _labels(labels, name: str) -> np.ndarray:
     labels = np.asarray(as_array(labels))
     if labels.ndim == 0:
         raise ValueError(
-            f"The {name!r} of {_CALLER} must be an array of labels. Got {labels.item()!r} instead. "
-            "Pass the label of each row."
+            f"The {name!r} parameter of {_CALLER} must be an array of labels. Got "
+            f"{labels.item()!r} instead. Pass the label of each row."
         )
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 

@@ -141,7 +141,10 @@ def _check_options(metric: str | Callable, options: dict) -> None:
         name = min(unknown)
         near = difflib.get_close_matches(name, known)
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise TypeError(f"The metric {named} has no parameter {name!r}.{hint} Leave it out.")
+        raise TypeError(
+            f"The {name!r} parameter of {_MAKER} must be one that the metric takes. The metric "
+            f"{named} has no parameter {name!r}.{hint} Leave it out."
+        )
     if isinstance(metric, str):
         validate_parameter_constraints(PARAMS[metric], options, caller_name=metric)
 
@@ -258,7 +261,13 @@ class RetrievalScorer:
                 f"{np.shape(score)} instead. Pass per_query=True where it holds the value of each "
                 "query."
             )
-        return float(score)
+        try:
+            return float(score)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"The 'metric' parameter of {_MAKER} must return one number. Got {score!r:.200} "
+                "from the callable instead. Have it return a float."
+            ) from error
 
     def _called(self, relevance: np.ndarray, similarity: np.ndarray) -> np.ndarray:
         """Return what the callable makes of some queries."""

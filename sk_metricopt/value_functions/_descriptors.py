@@ -10,6 +10,7 @@ from torch import Tensor
 
 _TEMPERATURE = 0.5  # decisions are softened by this
 _PAIRED_POSITIVES = 60  # positives that soft ranking metrics look at
+_RANKED_ROWS = 2**14  # positives or negatives that these are ranked among, at most
 _EPS = 1e-6
 
 
@@ -129,11 +130,8 @@ def _ranking_metrics(scores: Tensor, y: Tensor, scale: float) -> list[Tensor]:
     if positive.shape[1] == 0 or negative.shape[1] == 0:
         return [margin.new_zeros(len(margin))] * 5
     share = positive.shape[1] / len(y)
-    if positive.shape[1] > _PAIRED_POSITIVES:
-        rows = torch.linspace(0, positive.shape[1] - 1, _PAIRED_POSITIVES, device=margin.device)
-        looked_at = positive[:, rows.long()]
-    else:
-        looked_at = positive
+    positive, negative = _some(positive, _RANKED_ROWS), _some(negative, _RANKED_ROWS)
+    looked_at = _some(positive, _PAIRED_POSITIVES)
 
     def rate_above(values: Tensor, thresholds: Tensor) -> Tensor:
         return torch.sigmoid((values[:, None] - thresholds[..., None]) / scale).mean(2)
@@ -148,3 +146,12 @@ def _ranking_metrics(scores: Tensor, y: Tensor, scale: float) -> list[Tensor]:
         false = rate_above(negative, at + level - level.detach())[:, 0]
         values.append(share * recall / (share * recall + (1 - share) * false))
     return values
+
+
+def _some(values: Tensor, n: int) -> Tensor:
+    """Return at most `n` of the columns of `values` (J, n_rows), from end to end."""
+    if values.shape[1] <= n:
+        return values
+    last = values.shape[1] - 1
+    columns = torch.linspace(0, last, n, dtype=torch.float32, device=values.device)
+    return values[:, columns.long().clamp_max(last)]  # float32 may round the last one up
