@@ -287,6 +287,11 @@ class ClassifierResponse:
         """Return the same answers, to be scored by another scoring."""
         return replace(self, scoring=scoring)
 
+    @property
+    def nbytes(self) -> int:
+        """What keeping the response costs."""
+        return self.proba.nbytes + self.decided.nbytes
+
     def score(self, rows: np.ndarray | None = None) -> float:
         """Return the score on the given rows, on all of them if None."""
         shown, y, params = self.scoring.given(rows)

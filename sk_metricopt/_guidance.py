@@ -45,16 +45,16 @@ def value_guidance(
     on_outputs = None
     on_params = torch.zeros_like(phi)
     for k, twin_rows in enumerate(rows.twin_rows):
-        seen = rows.probe.take(twin_rows)
-        outputs = adapted.outputs(phi[:, k], seen.encoded)
-        by_outputs, by_params = _gradients(value_function, phi[:, k], outputs, seen.y)
+        y = rows.probe.y[twin_rows]
+        outputs = adapted.outputs(phi[:, k], rows.probe.encoded, twin_rows)
+        by_outputs, by_params = _gradients(value_function, phi[:, k], outputs, y)
         if by_params is not None:
             length = by_params.norm(dim=1, keepdim=True).clamp_min(_TINY)
             on_params[:, k] = weight * by_params / length
         if by_outputs is not None:
             if on_outputs is None:
                 on_outputs = outputs.new_zeros(n_trajectories, n_twins, n_probe, outputs.shape[-1])
-            size = objective.size(outputs, seen.y, recipes)
+            size = objective.size(outputs, y, recipes)
             own = by_outputs.square().mean((1, 2)).sqrt().clamp_min(_TINY)
             on_outputs[:, k, twin_rows] = weight * by_outputs * (size / own)[:, None, None]
     return Guidance(

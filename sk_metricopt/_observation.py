@@ -17,6 +17,7 @@ from sk_metricopt._stopping import Stop
 from sk_metricopt.exceptions import ObservationWarning
 
 _KEEP_RESPONSES = 32  # observations whose responses stay in memory, to be scored on resamples
+_KEEP_BYTES, _KEEP_LEAST = 2**29, 20  # of them where they are large, and as many all the same
 _GIVES_UP = 5  # failures in a row that end a run
 _REPEATS = 3  # more scores of one candidate, where a second one differs from the first
 _SCORED_ANYWAY = ("initial", "judge")  # phases without which nothing can be decided
@@ -369,9 +370,12 @@ class ObservationEngine:
     def _forget(self) -> None:
         """Let go of responses that cannot win any more."""
         settled = [i for i in self._responses if self.observed(i)]
-        if len(settled) > 2 * _KEEP_RESPONSES:
-            scores = self.scores
-            settled.sort(key=lambda i: -scores[i])
-            for index in settled[_KEEP_RESPONSES:]:
-                if index not in self._kept:
-                    del self._responses[index]
+        size = getattr(self._responses[settled[-1]], "nbytes", 1)
+        affordable = _KEEP_BYTES // max(1, size)
+        if len(settled) <= min(2 * _KEEP_RESPONSES, max(_KEEP_LEAST, affordable)):
+            return
+        scores = self.scores
+        settled.sort(key=lambda i: -scores[i])
+        for index in settled[max(_KEEP_LEAST, min(_KEEP_RESPONSES, affordable)) :]:
+            if index not in self._kept:
+                del self._responses[index]

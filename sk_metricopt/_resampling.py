@@ -41,7 +41,8 @@ class StratifiedResampling(Resampling):
     def draw(self, rows: np.ndarray, n: int, rng: np.random.RandomState) -> list[np.ndarray]:
         """Return `n` bootstraps of `rows`; each keeps the counts of strata."""
         strata = [rows[self.y[rows] == label] for label in np.unique(self.y[rows])]
-        return [np.sort(np.concatenate([rng.choice(s, len(s)) for s in strata])) for _ in range(n)]
+        drawn = (np.concatenate([rng.choice(s, len(s)) for s in strata]) for _ in range(n))
+        return [np.sort(bag.astype(np.int32)) for bag in drawn]  # half of what a run holds per row
 
 
 class GroupedResampling(Resampling):
