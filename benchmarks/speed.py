@@ -83,15 +83,15 @@ class Steps:
 @contextmanager
 def counted_steps() -> Iterator[Steps]:
     """Count the gradient steps that a fit takes."""
-    steps, outputs_each = Steps(), AdaptedNet.outputs_each
+    steps, pulled_back = Steps(), AdaptedNet.pulled_back
 
-    def counting(self, phi, rows):
+    def counting(self, phi, rows_of, pull, n_rows):
         steps.plain += len(phi)
         steps.sequential += 1
-        steps.rows = rows.tensors[0].shape[1]
-        return outputs_each(self, phi, rows)
+        steps.rows = n_rows
+        return pulled_back(self, phi, rows_of, pull, n_rows)
 
-    with patch.object(AdaptedNet, "outputs_each", counting):
+    with patch.object(AdaptedNet, "pulled_back", counting):
         yield steps
 
 
