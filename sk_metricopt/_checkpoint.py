@@ -9,6 +9,7 @@ from sk_metricopt._identity import described, digest, weights_digest
 from sk_metricopt._journal import Journal
 from sk_metricopt._random import draw_seed
 from sk_metricopt._roles import Data, Subject, subject_of
+from sk_metricopt._stopping import Stop
 
 # Parameters that change when and where answers are got, and not what comes of them; the seed is
 # compared as a number.
@@ -29,12 +30,14 @@ def seed_of(finetuner, journal: Journal | None) -> int:
     return draw_seed(finetuner.random_state)
 
 
-def bound_subject(finetuner, data: Data, seed: int, journal: Journal | None) -> Subject:
+def bound_subject(finetuner, data: Data, seed: int, journal: Journal | None, stop: Stop) -> Subject:
     """Train or take over the net; what a journal holds must be about this run and this net."""
     if journal is None:
         return subject_of(finetuner.estimator, data)
     journal.bind(_identity(finetuner, data), seed)
     subject = subject_of(finetuner.estimator, data)
+    if stop.interrupted:  # in training: whoever goes on later trains to the end
+        return subject
     weights = weights_digest(subject.bridge.module)
     if journal.recall(("net",), weights) is None:
         journal.append(("net",), weights, {})

@@ -108,9 +108,9 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
     random_state : int, RandomState instance or None, default=None
         Seeds training, exploration and resampling. Global random streams are left as they were.
     max_time : float or None, default=None
-        Seconds after which no further observation of a candidate is begun. What has been observed
-        is judged, one or two scores more, and the estimator is fitted. Ctrl-C does the same; a
-        second one ends `fit` at once.
+        Seconds after which no further observation is begun. The best that has been observed is
+        judged, with at most 80 calls of the scorer on resamples, and the estimator is fitted.
+        Ctrl-C does the same; a second one ends `fit` at once.
     error_score : "raise" or nan, default=nan
         What a failing scorer does to `fit`. By default such an observation is recorded as NaN and
         never chosen; five in a row end the run early.
@@ -321,10 +321,12 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
                 # Operators without a batching rule loop inside vmap; the plan has looked at that.
                 warnings.filterwarnings("ignore", ".*performance drop.*", UserWarning)
                 data = self._split(X, y, X_val, y_val, params, seed)
-                subject = bound_subject(self, data, seed, journal)
+                subject = bound_subject(self, data, seed, journal, stop)
                 self._take_classes(subject)
                 raises = self.error_score == "raise"
-                conduct = Conduct(journal, stop, self.n_jobs, raises, seed)
+                # A net whose training was interrupted is not the one that answers are kept of.
+                kept = None if stop.interrupted else journal
+                conduct = Conduct(kept, stop, self.n_jobs, raises, seed)
                 with stop.held():
                     self._finetune(subject, data, conduct)
         if stop.reason is not None:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import sklearn
 import torch
 
 from sk_metricopt.exceptions import CheckpointError, CheckpointWarning
@@ -113,6 +114,7 @@ class Journal:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
+            "scikit-learn": sklearn.__version__,
             "machine": platform.machine(),
             "threads": str(torch.get_num_threads()),
         }

@@ -112,7 +112,9 @@ class Judge:
                 self._engine.stop.reason or "there were no observations left to finetune with"
             )
         self._smoother = ValueSmoother(self._observer, self._referee)
-        choice = yield from self._soup()
+        choice = None
+        if self._engine.stop.reason is None:
+            choice = yield from self._soup()
         if choice is not None:
             choice = yield from self._shifted(choice)
         if choice is None or not np.isfinite(choice.gain):
@@ -122,9 +124,7 @@ class Judge:
     # choose -------------------------------------------------------------------------------------
 
     def _soup(self) -> Rounds[_Choice | None]:
-        """Average the winners on resamples; None where nobody scores it any more."""
-        if not self._engine.goes_on:
-            return None
+        """Average the winners on resamples; None where nobody scores that any more."""
         phi_of = {p.index: p.phi for p in self._observer.points}
 
         def average(without: int | None) -> Tensor:
@@ -156,7 +156,7 @@ class Judge:
         return _Choice(phi, index, answers, gain, se)
 
     def _best_observed(self) -> _Choice:
-        """Where what is put together has no score, take the best that has one."""
+        """Where a run ends early, or what is put together fails, take the best that has a score."""
         best = max(self._observer.points, key=self._observer.score)
         return self._choice(best.phi, best.index, self._task.answers(best.phi[None])[0])
 
@@ -269,9 +269,11 @@ class Judge:
         if choice.phi.abs().max() == 0:
             return self._unchanged("no candidate scored better than the model as it came")
         z, initial = self._guard_z, float(self._engine.scores[0])
-        if z is not None and n_compared > 1:
+        if z and n_compared > 1:
             z = round(float(norm.isf(norm.sf(z) / n_compared)), 2)
         doubt = None if z is None else self._doubt()
+        if z and not np.isfinite(choice.se):
+            doubt = "the scorer failed on all resamples, which tell how sure a gain is"
         if doubt is not None:
             verdict = unchanged(initial, doubt, choice.gain, choice.se)
         else:

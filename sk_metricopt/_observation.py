@@ -20,7 +20,6 @@ _KEEP_RESPONSES = 32  # observations whose responses stay in memory, to be score
 _KEEP_BYTES, _KEEP_LEAST = 2**29, 20  # of them where they are large, and as many all the same
 _GIVES_UP = 5  # failures in a row that end a run
 _REPEATS = 3  # more scores of one candidate, where a second one differs from the first
-_SCORED_ANYWAY = ("initial", "judge")  # phases without which nothing can be decided
 
 _ON_CANDIDATE = (
     "The scorer failed on a candidate ({}). Such observations are recorded as failed and never "
@@ -139,11 +138,6 @@ class ObservationEngine:
         return 0
 
     @property
-    def goes_on(self) -> bool:
-        """Whether candidates can still be scored, those that decide at least."""
-        return True
-
-    @property
     def remaining(self) -> int:
         """Observations left."""
         return self.budget - len(self.observations)
@@ -201,8 +195,7 @@ class ObservationEngine:
             [self._question(i) for i in waiting if known[i] is None], self._conduct.n_jobs
         )
         for index in waiting:
-            provisional = self.stop.reason is not None
-            if provisional and self.observations[index].phase not in _SCORED_ANYWAY:
+            if self.stop.reason is not None and index:  # the model as it came needs its score
                 break
             score = known[index]
             if score is not None:
@@ -215,7 +208,7 @@ class ObservationEngine:
                     raise
                 self.stop.request("it was interrupted")
                 break
-            self._take(index, answer, provisional)
+            self._take(index, answer)
         stream.close()  # what workers have not begun, they need not begin
         self._withdraw()
 
@@ -238,13 +231,12 @@ class ObservationEngine:
         record = None if journal is None else journal.recall(key, observation.candidate)
         return None if record is None else number(record["score"])
 
-    def _take(self, index: int, answer: Answer, provisional: bool) -> None:
-        """Record an answer; `provisional` ones, made to end early, are not for a journal."""
+    def _take(self, index: int, answer: Answer) -> None:
         self.scoring.n_calls += answer.n_calls
         observation, key = self.observations[index], ("observation", index)
         if answer.error is not None:
             self._fail(index, answer.error)
-        if not provisional and self._conduct.journal is not None:
+        if self._conduct.journal is not None:
             record = (key, observation.candidate, {"score": number(answer.score)})
             self._unwritten.append(record)
             if answer.error is None:
@@ -312,7 +304,7 @@ class ObservationEngine:
         ]
         asked = [k for k, score in enumerate(known) if score is None]
         scores = np.array([np.nan if score is None else score for score in known])
-        provisional, failures = self.stop.reason is not None, []
+        failures: list[tuple[Exception, np.ndarray]] = []
         questions = [self._question(index, names[k], bags[k]) for k in asked]
         # What is known already needs no worker.
         stream = answers(questions, 1 if self.scoring.by_query else self._conduct.n_jobs)
@@ -322,7 +314,7 @@ class ObservationEngine:
                 self.scoring.n_calls += answer.n_calls
                 scores[k] = answer.score
                 failures += [(answer.error, bags[k])] if answer.error is not None else []
-                if journal is not None and not provisional:
+                if journal is not None:
                     record = {"score": number(answer.score)}
                     journal.append(keys[k], observation.candidate, record, sync=False)
         for error, bag in failures:

@@ -20,6 +20,7 @@ from sk_metricopt._journal import number
 from sk_metricopt._random import seeded
 from sk_metricopt._roles import Data, check_estimator_kind, net_of
 from sk_metricopt._scoring import ValidationRows
+from sk_metricopt._stopping import Stop
 from sk_metricopt._told import ToldEngine, ToldObserver
 
 _ROWS = 512  # that show what a shift of decisions would change
@@ -151,7 +152,13 @@ class MetricOptSession:
         self._device = _skorch.device_of(net_of(estimator))
         with self._calm():
             self._data = _training_data(finetuner, X, y, self._seed)
-            self._subject = bound_subject(finetuner, self._data, self._seed, self._journal)
+            stop = Stop()
+            with stop.on_interrupt():
+                self._subject = bound_subject(
+                    finetuner, self._data, self._seed, self._journal, stop
+                )
+            if stop.interrupted:  # skorch only ended the net's training
+                raise KeyboardInterrupt
             finetuner._take_classes(self._subject)
             task = finetuner._task(self._subject, self._data, False, self._seed)
             self._engine = ToldEngine(task.scoring, finetuner.max_observations, _CALLER, self._seed)

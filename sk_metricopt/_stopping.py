@@ -17,6 +17,11 @@ class Stop:
     ----------
     max_time : float or None
         Seconds from now.
+
+    Attributes
+    ----------
+    interrupted : bool
+        Whether Ctrl-C was pressed.
     """
 
     def __init__(self, max_time: float | None = None):
@@ -24,6 +29,7 @@ class Stop:
         self._deadline = math.inf if max_time is None else time.monotonic() + max_time
         self._reason: str | None = None
         self._holds = False
+        self.interrupted = False
 
     @property
     def reason(self) -> str | None:
@@ -67,6 +73,7 @@ class Stop:
 
     def _interrupted(self, _signal, _frame) -> None:
         first = self._reason is None
+        self.interrupted = True
         self.request("it was interrupted")
         if not (first and self._holds):
             raise KeyboardInterrupt

@@ -48,11 +48,6 @@ class ToldEngine(ObservationEngine):
         return self._revision
 
     @property
-    def goes_on(self) -> bool:
-        """Whether anybody will tell more."""
-        return self.stop.reason is None
-
-    @property
     def waiting(self) -> list[int]:
         """Candidates of this round that nobody has told a score of."""
         return [i for i in range(self._n_settled, len(self.observations)) if i not in self._told]

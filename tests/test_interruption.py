@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -57,9 +58,8 @@ def test_ctrl_c_leaves_a_fitted_estimator_of_what_was_observed(act):
     scorer = ActsAt(14, act)
     with pytest.warns(InterruptionWarning, match=r"after 1\d observations: it was interrupted"):
         fitted = fit(scorer)
-    observed = fitted.observations_["phase"]
-    assert 12 <= fitted.n_observations_ <= 14
-    assert observed.tolist().count("judge") == 1
+    assert 12 <= fitted.n_observations_ <= 13
+    assert "judge" not in fitted.observations_["phase"]
     assert fitted.improved_
     assert fitted.predict(X_VAL).shape == Y_VAL.shape
     assert fitted.best_score_ > fitted.initial_score_
@@ -69,11 +69,8 @@ def test_the_observation_under_way_at_ctrl_c_is_finished_and_counts():
     whole = fit(ActsAt(10**6, None))
     with pytest.warns(InterruptionWarning):
         fitted = fit(ActsAt(14, press_ctrl_c))
-    kept = fitted.observations_["phase"] != "judge"
-    n = kept.sum()
-    np.testing.assert_array_equal(
-        fitted.observations_["score"][kept], whole.observations_["score"][:n]
-    )
+    n = fitted.n_observations_
+    np.testing.assert_array_equal(fitted.observations_["score"], whole.observations_["score"][:n])
     assert n == 13  # the second time a score is asked for is a repetition
 
 
@@ -109,6 +106,25 @@ def test_ctrl_c_while_the_net_trains_ends_there_and_scores_once():
     assert len(model.history_) <= 2
     assert model.n_observations_ == 1
     assert model.predict(X_VAL).shape == Y_VAL.shape
+
+
+def test_a_checkpoint_is_not_bound_to_a_net_whose_training_was_interrupted(tmp_path):
+    def press_in_second_epoch(net, X, y):
+        if presses and len(net.history) == 2:
+            press_ctrl_c()
+        return 0.0
+
+    def fit_there():
+        callback = EpochScoring(press_in_second_epoch, name="press", on_train=True)
+        net = classifier(callbacks=[("press", callback)], max_epochs=4)
+        model = finetuner(tmp_path, log_likelihood, max_observations=8)
+        return model.set_params(estimator=net).fit(X_FIT, Y_FIT, X_val=X_VAL, y_val=Y_VAL)
+
+    for presses in (True, False, True):
+        with pytest.warns(InterruptionWarning) if presses else contextlib.nullcontext():
+            fitted = fit_there()
+        assert (fitted.n_observations_ == 1) == presses
+        assert (len(fitted.history_) < 4) == presses
 
 
 def test_a_program_with_its_own_handler_keeps_it():
@@ -210,6 +226,29 @@ def test_a_scorer_that_never_comes_back_still_leaves_the_best_of_what_it_told():
     assert fitted.improved_
     best = np.nanmax(fitted.observations_["score"])
     assert fitted.best_score_ == pytest.approx(best)
+
+
+@pytest.mark.parametrize(
+    ("guard_z", "verdict"),
+    [
+        (1.0, "unchanged: the scorer failed on all resamples, which tell how sure a gain is"),
+        (0.0, "finetuned: gain"),
+        (None, "finetuned: gain"),
+    ],
+)
+def test_the_guard_needs_resamples_where_it_asks_how_sure_a_gain_is(guard_z, verdict):
+    def down_for_good(estimator, X, y):
+        if scorer.n_asked == 14:
+            raise ConnectionError("no answer")
+        return scorer(estimator, X, y)
+
+    scorer = ActsAt(10**6, None)
+    with (
+        pytest.warns(ObservationWarning),
+        pytest.warns(InterruptionWarning, match="failed 5 times"),
+    ):
+        fitted = fit(down_for_good, guard_z=guard_z)
+    assert fitted.verdict_.startswith(verdict)
 
 
 def test_four_failures_in_a_row_do_not_end_the_run():

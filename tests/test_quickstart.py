@@ -28,6 +28,7 @@ def test_quickstart_reports_and_exports(capsys):
         "docs/retrieval.md",
         "docs/post_shift.md",
         "docs/deployment.md",
+        "docs/reliability.md",
     ],
 )
 def test_code_on_page_runs(page, tmp_path, monkeypatch):

@@ -670,7 +670,7 @@ def minus_dot(a, b):
         ("euclidean", NearestNeighbors(metric="sqeuclidean")),
         ("dot", NearestNeighbors(metric=minus_dot, algorithm="brute")),
     ],
-    ids=str,
+    ids=["cosine", "l2", "sqeuclidean", "function"],
 )
 def test_index_that_ranks_alike_under_another_name_finds_the_same(net, metric, index):
     expected = fitted(FrozenEstimator(net), metric=metric).kneighbors(QUERIES)[1]

@@ -92,7 +92,7 @@ class ScoringNet(NeuralNetClassifier):
         (("decision_function", "predict_proba"), roc_auc_score),
         (["predict_proba", "decision_function"], roc_auc_score),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_make_scorer_with_each_response_method(response_method, metric):
     scorer = make_scorer(metric, response_method=response_method)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
 from sklearn.frozen import FrozenEstimator
+from skorch.callbacks import EpochScoring
 
 from sk_metricopt import EmbeddingRetriever, MetricOptFinetuner, MetricOptSession
 from sk_metricopt.exceptions import CheckpointError, CheckpointWarning
@@ -278,6 +282,25 @@ def test_a_session_that_cannot_start_lets_go_of_its_folder(tmp_path):
     with pytest.raises(ValueError, match="inconsistent numbers"):
         MetricOptSession(classifier(), X_FIT, Y_FIT[:3], checkpoint_dir=tmp_path)
     session(tmp_path).close()
+
+
+def test_ctrl_c_while_the_net_trains_starts_no_session_and_binds_no_folder(tmp_path):
+    def press_in_second_epoch(net, X, y):
+        if presses and len(net.history) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return 0.0
+
+    def started():
+        callback = EpochScoring(press_in_second_epoch, name="press", on_train=True)
+        net = classifier(callbacks=[("press", callback)])
+        params = {"max_observations": 8, "random_state": 0, "checkpoint_dir": tmp_path}
+        return MetricOptSession(net, X_FIT, Y_FIT, **params)
+
+    presses = True
+    with pytest.raises(KeyboardInterrupt):
+        started()
+    presses = False
+    assert started().waiting == [0]
 
 
 # manners ----------------------------------------------------------------------------------------
