@@ -257,9 +257,3 @@ def apart(response: Response) -> Response:
     scoring = copy.copy(response.scoring)
     scoring.n_calls = 0
     return response.with_scoring(scoring)
-
-
-def score_apart(response: Response, rows: np.ndarray | None = None) -> tuple[float, int]:
-    """Return a score and the calls of the scorer that it took, where nobody counts them."""
-    response = apart(response)
-    return response.score(rows), response.scoring.n_calls

@@ -19,8 +19,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, get_scorer, make_scorer
 
 from sk_metricopt import EmbeddingRetriever, MetricOptFinetuner, PostShiftClassifier
+from sk_metricopt._asking import Question, _answer_apart
 from sk_metricopt._candidate import ClassifierResponse, ClassifierScoring, KnownRows
-from sk_metricopt._scoring import Lent, ValidationRows, apart, score_apart
+from sk_metricopt._scoring import Lent, ValidationRows, apart
 from sk_metricopt.exceptions import ObservationWarning
 from sk_metricopt.metrics import make_retrieval_scorer
 from tests.embedding_nets import embedder
@@ -402,6 +403,13 @@ def test_anything_else_is_named(value, kind, told):
 
 
 # in another process -----------------------------------------------------------------------------
+
+
+def score_apart(response, rows=None):
+    """What a worker answers, and how many calls of the scorer it made."""
+    answer = _answer_apart(Question(response, rows, seed=0))
+    assert answer.error is None
+    return answer.score, answer.n_calls
 
 
 def sent(response):
