@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from contextlib import AbstractContextManager
+from functools import partial
+
+from sklearn.metrics._scorer import _BaseScorer
 
 from sk_metricopt._identity import described, digest, weights_digest
 from sk_metricopt._journal import Journal
@@ -47,7 +51,17 @@ def bound_subject(finetuner, data: Data, seed: int, journal: Journal | None, sto
 def _identity(finetuner, data: Data) -> dict[str, str]:
     params = finetuner.get_params(deep=False)
     about = {name: described(params[name]) for name in params if name not in _OF_CONDUCT}
+    about["scoring"] = _scorer_name(params["scoring"])
     about["metadata"] = described({"fit": data.fit_params, "score": data.observed.params})
     X, y = data.given
     rows = {"X": X, "y": y, "X_val": data.X_val, "y_val": data.observed.y}
     return about | {name: f"data {digest(array)}" for name, array in rows.items()}
+
+
+def _scorer_name(scoring) -> str:
+    """Return a scorer's name and parameters; what another callable object holds may be state."""
+    by_params = isinstance(scoring, _BaseScorer | partial | str | None)
+    ours = type(scoring).__module__.startswith("sk_metricopt.")
+    if by_params or ours or inspect.isroutine(scoring):
+        return described(scoring)
+    return type(scoring).__qualname__

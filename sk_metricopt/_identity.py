@@ -66,6 +66,8 @@ def _looked_into(value: object, depth: int) -> str:
 
     if isinstance(value, dict):
         return "{" + ", ".join(f"{told(k)}: {told(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, set | frozenset):
+        return "{" + ", ".join(sorted(map(told, value))) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(told, value)) + "]"
     if isinstance(value, partial):

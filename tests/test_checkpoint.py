@@ -7,12 +7,13 @@ import json
 import multiprocessing
 import os
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import accuracy_score, make_scorer
+from sklearn.metrics import accuracy_score, fbeta_score, make_scorer
 
 from sk_metricopt import MetricOptFinetuner
 from sk_metricopt._journal import Journal
@@ -336,6 +337,31 @@ def test_failures_at_the_end_are_asked_again_since_they_may_have_been_an_outage(
     assert np.isfinite(resumed.observations_["score"]).all()
     calls.clear()
     assert_same_fit(resumed, fit(None, down_after_a_while))
+
+
+def test_a_scorer_that_keeps_state_is_the_same_scorer_later(tmp_path):
+    scorer = FailsAfter(9, SystemExit("killed"))
+    with pytest.raises(SystemExit):
+        fit(tmp_path, scorer)
+    scorer.n = 10**6
+    resumed = fit(tmp_path, scorer)
+    assert len(scorer.asked) == 1 + fit(None, scorer.__class__(10**6, None)).n_scorer_calls_
+    assert resumed.n_observations_ > 10
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (make_scorer(fbeta_score, beta=1), make_scorer(fbeta_score, beta=2)),
+        (make_scorer(macro), make_scorer(accuracy_score)),
+        (partial(accuracy), partial(accuracy, X=1)),
+    ],
+    ids=["arguments", "metric", "partial"],
+)
+def test_scorers_that_differ_in_arguments_are_different(tmp_path, first, second):
+    fit(tmp_path, first)
+    with pytest.raises(CheckpointError, match="scoring is"):
+        fit(tmp_path, second)
 
 
 def test_metadata_is_part_of_the_run(tmp_path):
