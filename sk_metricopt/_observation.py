@@ -209,7 +209,9 @@ class ObservationEngine:
                 self.stop.request("it was interrupted")
                 break
             self._take(index, answer)
-        stream.close()  # what workers have not begun, they need not begin
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # joblib tells what it has cancelled
+            stream.close()  # what workers have not begun, they need not begin
         self._withdraw()
 
     def observe(self, observation: Observation, response: Response, keep: bool = False) -> int:
