@@ -55,6 +55,9 @@ from sk_metricopt.value_functions import (
 )
 
 
+_PATIENCE = 5  # failures of the scorer in a row that end a run
+
+
 class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMixin, BaseEstimator):
     """Finetune a torch classifier or retriever towards any metric a scorer can compute.
 
@@ -326,7 +329,7 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
                 raises = self.error_score == "raise"
                 # A net whose training was interrupted is not the one that answers are kept of.
                 kept = None if stop.interrupted else journal
-                conduct = Conduct(kept, stop, self.n_jobs, raises, seed)
+                conduct = Conduct(kept, stop, self.n_jobs, raises, _PATIENCE, seed)
                 with stop.held():
                     self._finetune(subject, data, conduct)
         if stop.reason is not None:

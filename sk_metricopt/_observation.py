@@ -18,7 +18,6 @@ from sk_metricopt.exceptions import ObservationWarning
 
 _KEEP_RESPONSES = 32  # observations whose responses stay in memory, to be scored on resamples
 _KEEP_BYTES, _KEEP_LEAST = 2**29, 20  # of them where they are large, and as many all the same
-_GIVES_UP = 5  # failures in a row that end a run
 _REPEATS = 3  # more scores of one candidate, where a second one differs from the first
 
 _ON_CANDIDATE = (
@@ -73,6 +72,8 @@ class Conduct:
         Workers, as joblib understands it.
     raises : bool
         Whether a scorer that fails ends the run at once.
+    patience : int or None
+        Failures in a row that end the run early; None goes on whatever happens.
     seed : int
         Of the streams that a scorer may draw from.
     """
@@ -81,6 +82,7 @@ class Conduct:
     stop: Stop = field(default_factory=Stop)
     n_jobs: int | None = None
     raises: bool = False
+    patience: int | None = None
     seed: int = 0
 
 
@@ -130,7 +132,7 @@ class ObservationEngine:
         self._responses: dict[int, Response] = {}
         self._kept = {0}  # the model as it came is what all others are measured against
         self._warned: set[str] = set()
-        self._unwritten: list[tuple[Key, str, dict]] = []  # failures that may be an outage
+        self._unwritten: list[tuple[Key, str, dict, bool]] = []  # failures that may be an outage
 
     @property
     def revision(self) -> int:
@@ -238,11 +240,7 @@ class ObservationEngine:
         observation, key = self.observations[index], ("observation", index)
         if answer.error is not None:
             self._fail(index, answer.error)
-        if self._conduct.journal is not None:
-            record = (key, observation.candidate, {"score": number(answer.score)})
-            self._unwritten.append(record)
-            if answer.error is None:
-                self._write()
+        self._keep(key, observation, answer)
         self.settle(index, answer.score)
         self._stop_after_failures(answer.error)
 
@@ -254,19 +252,27 @@ class ObservationEngine:
         self._warn(error, _ON_CANDIDATE)
 
     def _stop_after_failures(self, error: Exception | None) -> None:
-        last = [o.score for o in self.observations[: self._n_settled][-_GIVES_UP:]]
-        if error is not None and len(last) == _GIVES_UP and np.isnan(last).all():
+        patience = self._conduct.patience
+        if error is None or patience is None:
+            return
+        last = [o.score for o in self.observations[: self._n_settled][-patience:]]
+        if len(last) == patience and np.isnan(last).all():
             told = f"{type(error).__name__}: {error}"
-            self.stop.request(f"the scorer failed {_GIVES_UP} times in a row (last: {told})")
+            self.stop.request(f"the scorer failed {patience} times in a row (last: {told})")
 
-    def _write(self) -> None:
-        """Write answers down, failures only once the scorer has worked again.
+    def _keep(self, key: Key, of: Observation, answer: Answer, sync: bool = True) -> None:
+        """Write an answer down, a failure only once the scorer has worked again.
 
         Failures with no success after them may be an outage; whoever goes on later asks again.
         """
-        for key, candidate, record in self._unwritten:
-            self._conduct.journal.append(key, candidate, record)  # type: ignore[union-attr]
-        self._unwritten.clear()
+        journal = self._conduct.journal
+        if journal is None:
+            return
+        self._unwritten.append((key, of.candidate, {"score": number(answer.score)}, sync))
+        if answer.error is None:
+            for record in self._unwritten:
+                journal.append(*record)
+            self._unwritten.clear()
 
     def _withdraw(self) -> None:
         for index in range(self._n_settled, len(self.observations)):
@@ -298,7 +304,7 @@ class ObservationEngine:
 
     def _again(self, index: int, names: list[str], bags: list) -> np.ndarray:
         """Return scores of an observation on bags of rows, all rows where one is None."""
-        observation, journal = self.observations[index], self._conduct.journal
+        observation = self.observations[index]
         keys: list[Key] = [("again", index, name) for name in names]
         known = [
             np.nan if bag is not None and not len(bag) else self._known(key, observation)
@@ -316,9 +322,7 @@ class ObservationEngine:
                 self.scoring.n_calls += answer.n_calls
                 scores[k] = answer.score
                 failures += [(answer.error, bags[k])] if answer.error is not None else []
-                if journal is not None:
-                    record = {"score": number(answer.score)}
-                    journal.append(keys[k], observation.candidate, record, sync=False)
+                self._keep(keys[k], observation, answer, sync=False)
         for error, bag in failures:
             self._fail_again(error, bag)
         return scores

@@ -7,6 +7,14 @@ import os
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
+
+# Workers of pytest-xdist share the cores: with threads of their own, those of torch and BLAS in
+# each worker, and in the processes that tests start, would wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    threadpool_limits(1)
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

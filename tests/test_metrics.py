@@ -646,7 +646,7 @@ X5, Y5 = clusters(5, 2)
     [
         (EMBED, X5, np.arange(5), "Got none in 5 queries. Check the labels"),
         (EMBED, X5, Y5[:4], "'y' parameter of RetrievalScorer must have one entry per row of X, 5"),
-        (EMBED, X5, None, "'y' of RetrievalScorer must be an array of labels. Got None"),
+        (EMBED, X5, None, "'y' parameter of RetrievalScorer must be an array of labels. Got None"),
         (EMBED, X5, [0, 0, 1, 1, np.nan], "one label per row, none missing"),
         (EMBED, X5 * np.nan, Y5, "finite embeddings. Got NaN or infinity in 5 of 5 rows"),
         (EMBED, X5[:, 0], Y5, r"shape \(n_samples, n_components\). Got shape \(5,\)"),
