@@ -49,10 +49,12 @@ from sk_metricopt.exploration import (
 )
 from sk_metricopt.metrics import make_retrieval_scorer
 from sk_metricopt.value_functions import (
+    AdapterValueFunction,
     BaseValueFunction,
     BehaviourValueFunction,
     RetrievalValueFunction,
 )
+from sk_metricopt.value_functions._base import cannot_start_warm
 
 
 _PATIENCE = 5  # failures of the scorer in a row that end a run
@@ -85,8 +87,9 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         Host layers, by name or shell-style pattern. "all" is every layer that can host; "auto"
         leaves out layers that feed a normalisation and all but the last stage of a convolutional
         network, so that what comes before runs once.
-    value_function : {"auto"} or BaseValueFunction, default="auto"
-        "auto" is `BehaviourValueFunction`, for a retriever `RetrievalValueFunction`.
+    value_function : {"auto", "adapter"} or BaseValueFunction, default="auto"
+        "auto" is `BehaviourValueFunction`, for a retriever `RetrievalValueFunction`; "adapter" is
+        the paper's `AdapterValueFunction`, which reads φ.
     exploration : {"auto"} or BaseExploration, default="auto"
         "auto" is `PortfolioExploration`, for a retriever `RetrievalExploration`.
     optimizer : {"adam", "sgd"} or torch.optim.Optimizer subclass, default="adam"
@@ -110,6 +113,9 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         None switches the guard off.
     random_state : int, RandomState instance or None, default=None
         Seeds training, exploration and resampling. Global random streams are left as they were.
+    warm_start_value : bool, default=False
+        Whether `value_function`, a fitted one, goes on from what it learned on another net or on
+        other rows. It then guides from the first step, so that fewer observations will do.
     max_time : float or None, default=None
         Seconds after which no further observation is begun. The best that has been observed is
         judged, with at most 80 calls of the scorer on resamples, and the estimator is fitted.
@@ -213,7 +219,7 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         "scoring": "no_validation",  # check_one_metric says more than a list of all names
         "adapter": [StrOptions({"film"}), BaseAdapter],
         "adapter_targets": [StrOptions({"auto", "all"}), list],
-        "value_function": [StrOptions({"auto"}), BaseValueFunction],
+        "value_function": [StrOptions({"auto", "adapter"}), BaseValueFunction],
         "exploration": [StrOptions({"auto"}), BaseExploration],
         "optimizer": [StrOptions({"adam", "sgd"}), type],
         "lr": [Interval(Real, 0, None, closed="neither")],
@@ -224,6 +230,7 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         "use_validation_labels": ["boolean"],
         "guard_z": [Interval(Real, 0, None, closed="left"), None],
         "random_state": ["random_state"],
+        "warm_start_value": ["boolean"],
         "max_time": [Interval(Real, 0, None, closed="neither"), None],
         "error_score": [StrOptions({"raise"}), "nan"],
         "checkpoint_dir": [str, os.PathLike, None],
@@ -253,6 +260,7 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         use_validation_labels=True,
         guard_z=1.0,
         random_state=None,
+        warm_start_value=False,
         max_time=None,
         error_score=np.nan,
         checkpoint_dir=None,
@@ -274,6 +282,7 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         self.use_validation_labels = use_validation_labels
         self.guard_z = guard_z
         self.random_state = random_state
+        self.warm_start_value = warm_start_value
         self.max_time = max_time
         self.error_score = error_score
         self.checkpoint_dir = checkpoint_dir
@@ -395,7 +404,7 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         name, budget = type(self).__name__, self.max_observations
         with progress_bar(self.verbose, budget) as tick:
             engine = ObservationEngine(task.scoring, budget, tick, name, conduct=conduct)
-            observer = Observer(task, engine, self._value_function())
+            observer = Observer(task, engine, self._value_function(), self.warm_start_value)
             run = Finetuning(observer, self._settings(), conduct.seed).run()
             result = scored(run, engine)
         self._deploy(subject, data, result, observer)
@@ -429,8 +438,12 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
     def _value_function(self) -> BaseValueFunction:
         searches, given = is_retriever(self.estimator), self.value_function
         default = RetrievalValueFunction if searches else BehaviourValueFunction
+        if isinstance(given, str) and self.warm_start_value:
+            raise cannot_start_warm(f"{given!r}, which has learned nothing yet")
         if given == "auto":
             return default()
+        if given == "adapter":
+            return AdapterValueFunction()
         # One of ours for the other kind of outputs would fail deep inside, or not even that.
         if isinstance(given, BehaviourValueFunction) and searches != isinstance(
             given, RetrievalValueFunction

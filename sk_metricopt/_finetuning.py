@@ -95,7 +95,8 @@ class Finetuning:
         for left in range(n_observations, 0, -len(recipes)):
             if self._ends:
                 return
-            self._step(trajectories, interval)
+            guidance = self._guidance(trajectories) if self.observer.warm else None
+            self._follow(trajectories, interval, "explore", 0, guidance)
             yield from self.observer.observe(_points_on(trajectories, "explore", 0)[:left])
 
     def _interval(self, n_rounds: int) -> int:
@@ -112,6 +113,22 @@ class Finetuning:
             self.settings.lr,
             self.generator,
         )
+
+    def _follow(
+        self,
+        trajectories: Trajectories,
+        n_steps: int,
+        phase: str,
+        first: int,
+        guidance: Guidance | None = None,
+    ) -> None:
+        """Take the steps to the next observation, with waypoints where they are asked for."""
+        n_parts = min(n_steps, 1 + self.observer.value_function.n_waypoints)
+        for part in range(n_parts):
+            if part:
+                self.observer.pass_by(_points_on(trajectories, phase, first))
+            n = (part + 1) * n_steps // n_parts - part * n_steps // n_parts
+            self._step(trajectories, n, guidance)
 
     def _step(
         self, trajectories: Trajectories, n_steps: int, guidance: Guidance | None = None
@@ -141,7 +158,7 @@ class Finetuning:
             if self._ends:
                 return
             observer.learn()
-            self._step(agents, interval, self._guidance(agents))
+            self._follow(agents, interval, "guide", n_trajectories, self._guidance(agents))
             points = _points_on(agents, "guide", n_trajectories)[:left]
             yield from observer.observe(points)
             if self._ends:
@@ -181,7 +198,10 @@ class Finetuning:
 
 
 def _points_on(trajectories: Trajectories, phase: str, first: int) -> list[Point]:
+    n_steps = trajectories.n_steps
     return [
-        Point(phi, phase, trajectories.n_steps, first + j, trajectories.recipes[j])
-        for j, phi in enumerate(trajectories.position)
+        Point(phi, phase, n_steps, first + j, recipe, n_restarts)
+        for j, (phi, recipe, n_restarts) in enumerate(
+            zip(trajectories.position, trajectories.recipes, trajectories.n_restarts, strict=True)
+        )
     ]

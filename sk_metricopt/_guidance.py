@@ -69,7 +69,7 @@ def _gradients(
     with torch.enable_grad():
         phi = phi.detach().clone().requires_grad_(True)
         outputs = outputs.detach().clone().requires_grad_(True)
-        value = value_function.predict(value_function.describe(phi, outputs, y)).sum()
+        value = value_function.trusted(value_function.describe(phi, outputs, y)).sum()
         if not value.requires_grad:
             return None, None
         by_outputs, by_params = torch.autograd.grad(value, (outputs, phi), allow_unused=True)

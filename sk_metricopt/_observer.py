@@ -14,7 +14,7 @@ from sk_metricopt._identity import digest
 from sk_metricopt._observation import Observation, ObservationEngine
 from sk_metricopt._scoring import Response
 from sk_metricopt._tasks import Task
-from sk_metricopt.value_functions import BaseValueFunction
+from sk_metricopt.value_functions import BaseValueFunction, TrajectoryPoints
 
 _T = TypeVar("_T")
 # What a run is: it enters candidates into its engine, yields, and finds them observed, or withdrawn
@@ -43,6 +43,8 @@ class Point:
     phase : {"initial", "explore", "guide", "judge", "shift"}
     recipe : Recipe, RetrievalRecipe or None
         What its trajectory followed.
+    n_restarts : int
+        Of its trajectory before it.
     index : int
         Of its observation; -1 before.
     """
@@ -52,6 +54,7 @@ class Point:
     step: int = 0
     trajectory: int = -1
     recipe: object = None
+    n_restarts: int = 0
     index: int = -1
 
 
@@ -63,6 +66,8 @@ class Observer:
     task : Task
     engine : ObservationEngine
     value_function : BaseValueFunction
+    warm : bool
+        Whether the value function goes on from what it has learned elsewhere.
 
     Attributes
     ----------
@@ -70,12 +75,21 @@ class Observer:
         Observed so far, the model as it came first.
     """
 
-    def __init__(self, task: Task, engine: ObservationEngine, value_function: BaseValueFunction):
+    def __init__(
+        self,
+        task: Task,
+        engine: ObservationEngine,
+        value_function: BaseValueFunction,
+        warm: bool = False,
+    ):
         self.task = task
         self.engine = engine
         self.value_function = value_function
+        self.warm = warm
         self.points: list[Point] = []
         self._descriptors: list[np.ndarray] = []
+        self._passed: list[Point] = []
+        self._passed_descriptors: list[np.ndarray] = []
 
     def observe(self, points: list[Point]) -> Rounds[None]:
         """Observe as many of `points` as the budget allows, in one batched evaluation."""
@@ -85,8 +99,8 @@ class Observer:
         phi = torch.stack([p.phi for p in points])
         answers = self.task.answers(phi)
         if not self.points:
-            self.task.start(self.value_function, answers)
-        described = self.task.describe(self.value_function, phi, answers)
+            self.task.start(self.value_function, answers, self.warm)
+        described = self._described(phi, answers)
         guided = any(p.phase == "guide" for p in points)
         guesses = (
             self.value_function.predict(described).tolist() if guided else [np.nan] * len(points)
@@ -97,6 +111,22 @@ class Observer:
         observed = [p for p in points if self.engine.observed(p.index)]
         self.points.extend(observed)
         self._descriptors.extend(described[: len(observed)].cpu().numpy())
+
+    def pass_by(self, points: list[Point]) -> None:
+        """Show the value function where trajectories come by between two observations."""
+        phi = torch.stack([p.phi for p in points])
+        described = self._described(phi, None)
+        self._passed.extend(points)
+        self._passed_descriptors.extend(described.cpu().numpy())
+
+    def _described(self, phi: Tensor, answers) -> Tensor:
+        """Return descriptors; the model is evaluated only for those that need it."""
+        if not self.value_function.reads_rows:
+            nothing = phi.new_empty(len(phi), 0, 0)
+            return self.value_function.describe(phi[:, -1], nothing, torch.empty(0, dtype=torch.long))
+        if answers is None:
+            answers = self.task.answers(phi)
+        return self.task.describe(self.value_function, phi, answers)
 
     def record(self, points: list[Point], answers: list) -> Rounds[list[int]]:
         """Observe what points off trajectories answer; return the indices of those observed."""
@@ -127,5 +157,18 @@ class Observer:
         return descriptors[known], scores[known]
 
     def learn(self) -> None:
-        """Fit the value function on everything observed."""
-        self.value_function.fit(*self.observed())
+        """Let the value function learn from everything observed."""
+        points = [*self.points, *self._passed]
+        runs: dict[tuple[int, int], int] = {(-1, 0): -1}
+        self.value_function.learn(
+            TrajectoryPoints(
+                np.stack([*self._descriptors, *self._passed_descriptors]),
+                np.array([self._known_score(p) for p in points]),
+                np.array([runs.setdefault((p.trajectory, p.n_restarts), len(runs) - 1) for p in points]),
+                np.array([p.step for p in points]),
+            )
+        )
+
+    def _known_score(self, point: Point) -> float:
+        score = self.score(point) if point.index >= 0 else np.nan
+        return score if np.isfinite(score) else np.nan

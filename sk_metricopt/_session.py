@@ -162,7 +162,9 @@ class MetricOptSession:
             finetuner._take_classes(self._subject)
             task = finetuner._task(self._subject, self._data, False, self._seed)
             self._engine = ToldEngine(task.scoring, finetuner.max_observations, _CALLER, self._seed)
-            self._observer = ToldObserver(task, self._engine, finetuner._value_function())
+            self._observer = ToldObserver(
+                task, self._engine, finetuner._value_function(), finetuner.warm_start_value
+            )
             run = Finetuning(self._observer, finetuner._settings(), self._seed, n_folds=0)
             self._rounds = run.run()
         self._result: MetricOptFinetuner | None = None

@@ -43,7 +43,8 @@ class ValueSmoother:
             observer.learn()
 
     def _reads_rows(self) -> bool:
-        return self._observer.task.row_wise and self._observer.task.reads_labels
+        task = self._observer.task
+        return self._observer.value_function.reads_rows and task.row_wise and task.reads_labels
 
     def _cross_validated_r2(self) -> float:
         """Share of the variance of observed scores that the value function predicts."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sk_metricopt._adapted import AdaptedNet
@@ -89,8 +90,17 @@ class Task(ABC):
         """Return one candidate's answers ready to be scored; `phi` (n_params,) is deployed."""
 
     @abstractmethod
-    def start(self, value_function: BaseValueFunction, answers: Any) -> None:
-        """Start a value function from the model as it came."""
+    def start(self, value_function: BaseValueFunction, answers: Any, warm: bool) -> None:
+        """Start a value function on the model as it came, with what it has learned if `warm`."""
+
+    def _start(
+        self, value_function: BaseValueFunction, outputs: Tensor, y: Tensor, warm: bool
+    ) -> None:
+        if warm:
+            zero = torch.zeros(self.adapted.n_params, device=self.adapted.device)
+            value_function.resume(zero, outputs, y)
+        else:
+            value_function.start(outputs, y)
 
     @abstractmethod
     def describe(self, value_function: BaseValueFunction, phi: Tensor, answers: Any) -> Tensor:

@@ -61,10 +61,11 @@ class ClassificationTask(Task):
         model = cache(partial(self.make_model, phi))
         return ClassifierResponse(self.scoring, proba, decided, model)
 
-    def start(self, value_function: BaseValueFunction, answers: Tensor) -> None:
-        """Start a value function from the log-scores of the model as it came."""
+    def start(self, value_function: BaseValueFunction, answers: Tensor, warm: bool) -> None:
+        """Start a value function on the log-scores of the model as it came."""
         zero = torch.zeros(1, len(self.rows.twin_rows), self.adapted.n_params)
-        value_function.start(self._read(zero.to(answers), answers)[0], self.rows.probe.y)
+        read = self._read(zero.to(answers), answers)[0]
+        self._start(value_function, read, self.rows.probe.y, warm)
 
     def describe(self, value_function: BaseValueFunction, phi: Tensor, answers: Tensor) -> Tensor:
         """Return descriptors of log-scores on the rows that the value function may read."""

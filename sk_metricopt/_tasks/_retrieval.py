@@ -95,14 +95,14 @@ class RetrievalTask(Task):
     def _gallery(self, phi: Tensor) -> np.ndarray:
         return self.adapted.outputs(phi[None], self.rows.training.encoded)[0].cpu().numpy()
 
-    def start(self, value_function: BaseValueFunction, answers: list) -> None:
-        """Start a value function from the embeddings of the model as it came."""
+    def start(self, value_function: BaseValueFunction, answers: list, warm: bool) -> None:
+        """Start a value function on the embeddings of the model as it came."""
         if self.reads_labels:
             embedded = answers[0][0][2]
         else:
             zero = torch.zeros(1, self.adapted.n_params, device=self.adapted.device)
             embedded = self.adapted.outputs(zero, self.rows.probe.encoded)[0]
-        value_function.start(embedded, self.rows.probe.y)
+        self._start(value_function, embedded, self.rows.probe.y, warm)
 
     def describe(self, value_function: BaseValueFunction, phi: Tensor, answers: list) -> Tensor:
         """Return descriptors, the mean of what they are on each twin's queries."""

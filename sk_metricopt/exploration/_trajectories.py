@@ -65,6 +65,7 @@ class Trajectories:
     ):
         self.recipes = recipes
         self.n_steps = 0
+        self.n_restarts = [0] * len(recipes)
         self._adapted = adapted
         self._objective = objective
         self._generator = generator
@@ -84,6 +85,7 @@ class Trajectories:
         self._average[j] = start
         self._optimizer.state.pop(self._phi[j], None)
         self.recipes[j] = recipe
+        self.n_restarts[j] += 1
 
     def step(self, n_steps: int, guidance: Guidance | None = None) -> None:
         """Take optimizer steps on criterion and, where given, value guidance."""

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sk_metricopt.value_functions._file import Fields
+
 _TEMPERATURE = 0.5  # decisions are softened by this
 _PAIRED_POSITIVES = 60  # positives that soft ranking metrics look at
 _RANKED_ROWS = 2**14  # positives or negatives that these are ranked among, at most
@@ -25,6 +27,17 @@ class BaseDescriptor(ABC):
     def __call__(self, scores: Tensor, y: Tensor) -> Tensor:
         """Return (J, n_descriptors) for log-scores (J, n, K) and labels (n,)."""
 
+    @abstractmethod
+    def size(self, n_outputs: int) -> int:
+        """Return n_descriptors for a number of classes, or of components."""
+
+    def state(self) -> dict:
+        """Return the scales, for a file."""
+        return {}
+
+    def set_state(self, state: Fields) -> None:
+        """Take the scales that a file tells."""
+
 
 class SoftConfusionDescriptor(BaseDescriptor):
     """Share of each class's rows that softly go to each class: K x K numbers.
@@ -40,6 +53,10 @@ class SoftConfusionDescriptor(BaseDescriptor):
     >>> SoftConfusionDescriptor()(scores, torch.tensor([0, 1])).round(decimals=3).tolist()
     [[1.0, 0.0, 0.0, 1.0]]
     """
+
+    def size(self, n_outputs: int) -> int:
+        """Return K * K."""
+        return n_outputs**2
 
     def __call__(self, scores: Tensor, y: Tensor) -> Tensor:
         """Return (J, K * K) shares, row-normalised."""
@@ -68,6 +85,18 @@ class SoftMetricDescriptor(BaseDescriptor):
         """Take the spread of the margin as the scale of soft comparisons."""
         self._margin_scale = max(0.3 * float((scores[:, -1] - scores[:, 0]).std()), 1e-3)
         return self
+
+    def size(self, n_outputs: int) -> int:
+        """Return 10, or 17 for two classes."""
+        return 17 if n_outputs == 2 else 10
+
+    def state(self) -> dict:
+        """Return the scale of soft comparisons."""
+        return {"margin_scale": self._margin_scale}
+
+    def set_state(self, state: Fields) -> None:
+        """Take the scale of soft comparisons."""
+        self._margin_scale = state.number("margin_scale", least=1e-3)
 
     def __call__(self, scores: Tensor, y: Tensor) -> Tensor:
         """Return (J, 10), or (J, 17) for two classes."""

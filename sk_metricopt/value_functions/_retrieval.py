@@ -32,6 +32,10 @@ class SoftSearchDescriptor(BaseDescriptor):
     torch.Size([4, 8])
     """
 
+    def size(self, n_outputs: int) -> int:
+        """Return 8."""
+        return 8
+
     def __call__(self, scores: Tensor, y: Tensor) -> Tensor:
         """Return (J, 8) for embeddings (J, n, d) and labels (n,)."""
         rows = _some_rows(y)
@@ -101,6 +105,8 @@ class RetrievalValueFunction(BehaviourValueFunction):
     >>> value.fit(X.numpy(), X[:, 0].numpy()).predict(X).shape
     torch.Size([12])
     """
+
+    _fixed_outputs = False  # descriptors are the same for any number of components
 
     def _make_experts(self) -> dict[str, RidgeExpert]:
         return {"soft search": RidgeExpert(SoftSearchDescriptor(), non_negative=True)}
