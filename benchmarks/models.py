@@ -16,15 +16,15 @@ PATIENCE, PATIENCE_CNN = 10, 5
 
 
 class MLP(nn.Sequential):
-    """Two hidden layers of 64 units."""
+    """Two hidden layers, of 64 units if not told otherwise."""
 
-    def __init__(self, n_inputs: int, n_classes: int):
+    def __init__(self, n_inputs: int, n_classes: int, width: int = 64):
         super().__init__(
-            nn.Linear(n_inputs, 64),
+            nn.Linear(n_inputs, width),
             nn.ReLU(),
-            nn.Linear(64, 64),
+            nn.Linear(width, width),
             nn.ReLU(),
-            nn.Linear(64, n_classes),
+            nn.Linear(width, n_classes),
         )
 
 
@@ -48,7 +48,7 @@ def _convolution(n_in: int, n_out: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(n_in, n_out, 3, padding=1), nn.BatchNorm2d(n_out), nn.ReLU()
 
 
-def train_base(split: Split, seed: int) -> NeuralNetClassifier:
+def train_base(split: Split, seed: int, **module_params) -> NeuralNetClassifier:
     """Train the net that is finetuned later; it sees the training rows only."""
     images = split.X_train.ndim == 4
     torch.manual_seed(seed)
@@ -60,6 +60,7 @@ def train_base(split: Split, seed: int) -> NeuralNetClassifier:
         SmallCNN if images else MLP,
         module__n_inputs=split.X_train.shape[1],
         module__n_classes=len(classes),
+        **{f"module__{name}": value for name, value in module_params.items()},
         criterion=nn.CrossEntropyLoss,
         optimizer=torch.optim.Adam,
         lr=1e-3,

@@ -115,7 +115,7 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         Seeds training, exploration and resampling. Global random streams are left as they were.
     warm_start_value : bool, default=False
         Whether `value_function`, a fitted one, goes on from what it learned on another net or on
-        other rows. It then guides from the first step, so that fewer observations will do.
+        other rows. It then guides half of the trajectories from the first step.
     max_time : float or None, default=None
         Seconds after which no further observation is begun. The best that has been observed is
         judged, with at most 80 calls of the scorer on resamples, and the estimator is fitted.

@@ -95,7 +95,7 @@ class Finetuning:
         for left in range(n_observations, 0, -len(recipes)):
             if self._ends:
                 return
-            guidance = self._guidance(trajectories) if self.observer.warm else None
+            guidance = self._half_guided(trajectories) if self.observer.warm else None
             self._follow(trajectories, interval, "explore", 0, guidance)
             yield from self.observer.observe(_points_on(trajectories, "explore", 0)[:left])
 
@@ -164,6 +164,14 @@ class Finetuning:
             if self._ends:
                 return
             self._restart_laggards(agents, points)
+
+    def _half_guided(self, trajectories: Trajectories) -> Guidance | None:
+        """Guide every other trajectory: what was learned elsewhere is to be tried, not believed."""
+        guidance = self._guidance(trajectories)
+        if guidance is None:
+            return None
+        kept = torch.arange(len(trajectories.recipes), device=self.task.adapted.device) % 2 == 1
+        return guidance.only(kept)
 
     def _guidance(self, agents: Trajectories) -> Guidance | None:
         if not self.settings.guidance_weight:

@@ -7,7 +7,7 @@ from numbers import Real
 
 import numpy as np
 import torch
-from skorch import NeuralNetClassifier
+from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
 from skorch.callbacks import Callback, GradientNormClipping
 from torch import Tensor, nn
 
@@ -49,7 +49,8 @@ class ValueGuidance(Callback):
     ----------
     n_guided_ : int
         Gradients that were guided. 0 after a training tells that skorch never called: the net has
-        ``callbacks="disable"``, or was initialised before it got this callback.
+        ``callbacks="disable"``, or was initialised before it got this callback and needs
+        ``net.initialize_callbacks()``.
 
     See Also
     --------
@@ -115,8 +116,9 @@ class ValueGuidance(Callback):
             If not; the message names what stands in the way, and the next step.
         """
         _check_net(self, net)
-        scores_of = NetBridge(net).outputs if isinstance(net, NeuralNetClassifier) else _first
-        self._gradient = _ValueGradient(
+        classifies = isinstance(net, NeuralNetClassifier | NeuralNetBinaryClassifier)
+        scores_of = NetBridge(net).outputs if classifies else _first
+        self._gradient_ = _ValueGradient(
             type(self).__name__,
             self.value_function,
             self.X,
@@ -126,16 +128,16 @@ class ValueGuidance(Callback):
             scores_of,
             self.random_state,
         )
-        self._gradient.check(net.module_)
+        self._gradient_.check(net.module_)
 
     def on_grad_computed(self, net, named_parameters, training=False, **kwargs) -> None:
         """Add the gradient."""
         if training:
-            self._gradient.add_to(net.module_, (p for _, p in named_parameters))
+            self._gradient_.add_to(net.module_, (p for _, p in named_parameters))
             self.n_guided_ += 1
 
     def __getstate__(self) -> dict:
-        return {name: value for name, value in vars(self).items() if name != "_gradient"}
+        return {name: value for name, value in vars(self).items() if name != "_gradient_"}
 
 
 def add_value_gradient(
@@ -336,7 +338,7 @@ def _check_net(guidance: ValueGuidance, net) -> None:
         got, step = "a net of accelerate, which scales and gathers gradients itself", (
             "Train without it"
         )
-    elif torch.is_autocast_enabled() or any(
+    elif any(map(torch.is_autocast_enabled, ("cpu", "cuda"))) or any(
         isinstance(value, torch.amp.GradScaler) for value in vars(net).values()
     ):
         got, step = "mixed precision with scaled gradients", (

@@ -32,6 +32,17 @@ class Guidance:
     on_outputs: Tensor | None
     on_params: Tensor | None
 
+    def only(self, kept: Tensor) -> Guidance:
+        """Return guidance for the trajectories that a mask (J,) keeps, none for others."""
+
+        def masked(values: Tensor | None) -> Tensor | None:
+            if values is None:
+                return None
+            of_each = kept.repeat_interleave(len(values) // len(kept))
+            return values * of_each.view(-1, *[1] * (values.dim() - 1))
+
+        return Guidance(masked(self.on_outputs), masked(self.on_params))
+
 
 class Trajectories:
     """φ of J trajectories with T twins each, stepped together.
