@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -136,10 +137,11 @@ def _ranks(make: Callable, points: TrajectoryPoints, interval: int) -> dict[str,
         known = seen.copy()
         known[own] = True
         news = _with_scores(points, known & (at | (points.trajectory < 0)), known)
-        adapted.append(_rank(value.learn(news), points, rest))
-        value.learn(shown)
+        adapted.append(_rank(copy.deepcopy(value).learn(news), points, rest))
     ranks = {"rank_between": between, "rank_unseen": unseen, "rank_adapted": adapted}
-    return {name: float(np.nanmean(r)) if np.isfinite(r).any() else np.nan for name, r in ranks.items()}
+    return {
+        name: float(np.nanmean(r)) if np.isfinite(r).any() else np.nan for name, r in ranks.items()
+    }
 
 
 def _with_scores(points: TrajectoryPoints, known: np.ndarray, kept: np.ndarray) -> TrajectoryPoints:

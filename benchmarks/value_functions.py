@@ -77,7 +77,9 @@ OTHER_DATA = {
 }
 
 
-def finetuned(net, task: Task, split: Split, seed: int, **params) -> tuple[MetricOptFinetuner, dict]:
+def finetuned(
+    net, task: Task, split: Split, seed: int, **params
+) -> tuple[MetricOptFinetuner, dict]:
     """Finetune a frozen copy of `net`; return the finetuner, and its test gain as a row."""
     started = clock()
     finetuner = MetricOptFinetuner(
@@ -102,7 +104,9 @@ def measure_gain(task: Task, seed: int, setting: str) -> Iterator[dict]:
         variants[f"{name}, none"] = params | VALUE_FUNCTIONS["none"]
     for name, params in variants.items():
         params = params | SETTINGS[setting] | {"max_observations": GAIN_BUDGET}
-        yield {"variant": name, "budget": GAIN_BUDGET} | finetuned(net, task, split, seed, **params)[1]
+        yield {"variant": name, "budget": GAIN_BUDGET} | finetuned(
+            net, task, split, seed, **params
+        )[1]
 
 
 def measure_transfer(task: Task, seed: int, setting: str) -> Iterator[dict]:

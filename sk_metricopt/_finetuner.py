@@ -56,7 +56,6 @@ from sk_metricopt.value_functions import (
 )
 from sk_metricopt.value_functions._base import cannot_start_warm
 
-
 _PATIENCE = 5  # failures of the scorer in a row that end a run
 
 

@@ -123,7 +123,9 @@ class Observer:
         """Return descriptors; the model is evaluated only for those that need it."""
         if not self.value_function.reads_rows:
             nothing = phi.new_empty(len(phi), 0, 0)
-            return self.value_function.describe(phi[:, -1], nothing, torch.empty(0, dtype=torch.long))
+            return self.value_function.describe(
+                phi[:, -1], nothing, torch.empty(0, dtype=torch.long)
+            )
         if answers is None:
             answers = self.task.answers(phi)
         return self.task.describe(self.value_function, phi, answers)
@@ -164,7 +166,9 @@ class Observer:
             TrajectoryPoints(
                 np.stack([*self._descriptors, *self._passed_descriptors]),
                 np.array([self._known_score(p) for p in points]),
-                np.array([runs.setdefault((p.trajectory, p.n_restarts), len(runs) - 1) for p in points]),
+                np.array(
+                    [runs.setdefault((p.trajectory, p.n_restarts), len(runs) - 1) for p in points]
+                ),
                 np.array([p.step for p in points]),
             )
         )

@@ -331,18 +331,21 @@ def _check_net(guidance: ValueGuidance, net) -> None:
     if any(isinstance(callback, GradientNormClipping) for callback in before):
         got, step = "GradientNormClipping before it", "Put ValueGuidance first in 'callbacks'"
     elif any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in optimizers):
-        got, step = "the optimizer LBFGS, whose line search follows the criterion alone", (
-            "Use SGD, Adam or another optimizer of one gradient a step"
+        got, step = (
+            "the optimizer LBFGS, whose line search follows the criterion alone",
+            ("Use SGD, Adam or another optimizer of one gradient a step"),
         )
     elif hasattr(net, "accelerator"):
-        got, step = "a net of accelerate, which scales and gathers gradients itself", (
-            "Train without it"
+        got, step = (
+            "a net of accelerate, which scales and gathers gradients itself",
+            ("Train without it"),
         )
     elif any(map(torch.is_autocast_enabled, ("cpu", "cuda"))) or any(
         isinstance(value, torch.amp.GradScaler) for value in vars(net).values()
     ):
-        got, step = "mixed precision with scaled gradients", (
-            "Train in full precision, or call add_value_gradient after unscaling"
+        got, step = (
+            "mixed precision with scaled gradients",
+            ("Train in full precision, or call add_value_gradient after unscaling"),
         )
     else:
         return

@@ -44,7 +44,7 @@ VALUE = balanced_accuracy_value()
 
 def balanced_accuracy(net) -> float:
     decided = net.predict(X)
-    return float(np.mean([(decided[Y == k] == k).mean() for k in (0, 1)]))
+    return float(np.mean([(decided[k == Y] == k).mean() for k in (0, 1)]))
 
 
 def trained(callbacks=(), make=classifier, **params):

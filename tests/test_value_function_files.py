@@ -106,8 +106,6 @@ def test_a_file_that_was_there_survives_a_write_that_fails(tmp_path):
 # foreign and damaged files ----------------------------------------------------------------------
 
 
-
-
 class Harm:
     def __reduce__(self):
         return (print, ("code of a file was run",))

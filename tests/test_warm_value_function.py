@@ -13,7 +13,7 @@ from sklearn.frozen import FrozenEstimator
 from sk_metricopt import EmbeddingRetriever, MetricOptFinetuner
 from sk_metricopt.metrics import make_retrieval_scorer
 from sk_metricopt.value_functions import AdapterValueFunction, BehaviourValueFunction
-from tests.nets import MLP, CNN, classifier, images, table, trained
+from tests.nets import CNN, MLP, classifier, images, table, trained
 
 X, Y = table(3, n_rows=400)
 X_FIT, Y_FIT, X_VAL, Y_VAL = X[::2], Y[::2], X[1::2], Y[1::2]

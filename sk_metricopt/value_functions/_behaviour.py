@@ -90,7 +90,6 @@ class RidgeExpert:
         )
         return ((X - mean) / scale) @ coef + self.intercept_
 
-
     def state(self) -> dict:
         """Return what was learned, for a file."""
         arrays = {"mean": self.mean_, "scale": self.scale_, "coef": self.coef_}

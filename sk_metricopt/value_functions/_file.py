@@ -80,7 +80,7 @@ def _opened(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
             return file.metadata() or {}, arrays
     except OSError:
         raise
-    except Exception as error:  # noqa: BLE001  the parser of a damaged file may raise anything
+    except Exception as error:
         raise _refused(path, f"damaged ({type(error).__name__}: {error})") from error
 
 
