@@ -1,6 +1,6 @@
 """What value functions predict, what guidance by them gains, and what they are worth elsewhere.
 
-    python -m benchmarks.value_functions --suite ranks,gain,transfer --tasks confirm --out results.csv
+    python -m benchmarks.value_functions --suite ranks,gain,transfer --tasks confirm --out r.csv
 
 - ``ranks``: on trajectories that are observed at every step, how well the order of scores is
   predicted from observations every 1 to 40 steps: between them, and on trajectories not seen.
@@ -102,11 +102,10 @@ def measure_gain(task: Task, seed: int, setting: str) -> Iterator[dict]:
     for name, params in OPTIMIZERS.items():
         variants[f"{name}, default"] = params
         variants[f"{name}, none"] = params | VALUE_FUNCTIONS["none"]
+    common = SETTINGS[setting] | {"max_observations": GAIN_BUDGET}
     for name, params in variants.items():
-        params = params | SETTINGS[setting] | {"max_observations": GAIN_BUDGET}
-        yield {"variant": name, "budget": GAIN_BUDGET} | finetuned(
-            net, task, split, seed, **params
-        )[1]
+        row = finetuned(net, task, split, seed, **params, **common)[1]
+        yield {"variant": name, "budget": GAIN_BUDGET} | row
 
 
 def measure_transfer(task: Task, seed: int, setting: str) -> Iterator[dict]:

@@ -21,28 +21,28 @@ from benchmarks.tasks import best_score
 TOLERANCE = 1e-9
 HEAD = """# Value functions, measured
 
-Made by `python -m benchmarks.value_functions_report`; see there, and `benchmarks/value_functions.py`, for what is
-measured. [The page on value functions](../value_functions.md) says what they are.
+Made by `python -m benchmarks.value_functions_report`; see there, and
+`benchmarks/value_functions.py`, for what is measured. [The page on value functions](../value_functions.md) says what they are.
 
 {about}
 """
 RANKS = """## Order of scores on trajectories
 
-{n} runs ({tasks}). Six trajectories with random class weights are observed at every one of 200 steps. A value function
-sees four of them, every so many steps. Spearman correlation with the true scores: *between* the observations of these
-four; on the other two before anything of them is known (*unseen*); and on the rest of them after their first five
-observations (*adapted*). Mean over runs.
+{n} runs ({tasks}). Six trajectories with random class weights are observed at every one of 200
+steps. A value function sees four of them, every so many steps. Spearman correlation with the true
+scores: *between* the observations of these four; on the other two before anything of them is known
+(*unseen*); and on the rest of them after their first five observations (*adapted*). Mean over runs.
 """
 GAIN = """## Gains by guidance, {setting}
 
-B = {budget} observations, {n} runs ({tasks}), guard_z = 1. W/T/L are runs that the row won, tied or lost against the
-default without guidance (*none*), p is Wilcoxon's test over tasks.
+B = {budget} observations, {n} runs ({tasks}), guard_z = 1. W/T/L are runs that the row won, tied or
+lost against the default without guidance (*none*), p is Wilcoxon's test over tasks.
 """
 TRANSFER = """## Transfer, {setting}
 
-{n} runs ({tasks}). Gain with few observations: cold, and with a value function that was learned on rows of its own (half
-of what are test rows elsewhere; none of them is trained, observed or tested on here) with 150 observations and validation
-labels. *Share of cold B = 150* divides mean gains.
+{n} runs ({tasks}). Gain with few observations: cold, and with a value function that was learned on
+rows of its own (half of what are test rows elsewhere; none of them is trained, observed or tested
+on here) with 150 observations and validation labels. *of cold 150* divides mean gains.
 """
 
 

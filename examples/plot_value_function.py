@@ -117,10 +117,9 @@ left.set(xlabel="optimizer steps from the start", ylabel="macro F1, validation r
 left.legend(fontsize=8)
 
 value, points = guided.value_function_, guided.value_function_.points_
-ranges = [
-    np.ptp(points.scores[(points.trajectory == k) & np.isfinite(points.scores)]) for k in range(8)
-]
-own = np.flatnonzero(points.trajectory == np.argmax(ranges))
+scores_of = [points.scores[points.trajectory == k] for k in range(8)]
+widest = np.argmax([np.nanmax(scores) - np.nanmin(scores) for scores in scores_of])
+own = np.flatnonzero(points.trajectory == widest)
 own = own[np.argsort(points.step[own])]
 with torch.no_grad():
     phi = torch.as_tensor(points.descriptors[own])

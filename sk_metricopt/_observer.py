@@ -122,10 +122,8 @@ class Observer:
     def _described(self, phi: Tensor, answers) -> Tensor:
         """Return descriptors; the model is evaluated only for those that need it."""
         if not self.value_function.reads_rows:
-            nothing = phi.new_empty(len(phi), 0, 0)
-            return self.value_function.describe(
-                phi[:, -1], nothing, torch.empty(0, dtype=torch.long)
-            )
+            no_rows = phi.new_empty(len(phi), 0, 0), torch.empty(0, dtype=torch.long)
+            return self.value_function.describe(phi[:, -1], *no_rows)
         if answers is None:
             answers = self.task.answers(phi)
         return self.task.describe(self.value_function, phi, answers)
@@ -161,14 +159,14 @@ class Observer:
     def learn(self) -> None:
         """Let the value function learn from everything observed."""
         points = [*self.points, *self._passed]
-        runs: dict[tuple[int, int], int] = {(-1, 0): -1}
+        numbers: dict[tuple[int, int], int] = {(-1, 0): -1}
+        for p in points:
+            numbers.setdefault((p.trajectory, p.n_restarts), len(numbers) - 1)
         self.value_function.learn(
             TrajectoryPoints(
                 np.stack([*self._descriptors, *self._passed_descriptors]),
                 np.array([self._known_score(p) for p in points]),
-                np.array(
-                    [runs.setdefault((p.trajectory, p.n_restarts), len(runs) - 1) for p in points]
-                ),
+                np.array([numbers[p.trajectory, p.n_restarts] for p in points]),
                 np.array([p.step for p in points]),
             )
         )

@@ -210,7 +210,7 @@ class _ValueGradient:
         value_function: BaseValueFunction,
         X,
         y,
-        weight: float,
+        weight,
         match_norm: bool,
         scores_of: Callable[[object], Tensor],
         seed: int,
@@ -241,9 +241,10 @@ class _ValueGradient:
         if not value.requires_grad:
             return
         gradients = torch.autograd.grad(value, parameters, allow_unused=True)
-        factor = self._weight
+        factor = torch.tensor(float(self._weight))
         if self._match_norm:
-            factor *= _length(p.grad for p in parameters) / _length(gradients).clamp_min(_TINY)
+            own, added = _length(p.grad for p in parameters), _length(gradients)
+            factor = factor * own / added.clamp_min(_TINY)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is None:
                 continue

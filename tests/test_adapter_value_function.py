@@ -45,7 +45,8 @@ def points(seeds, observed_every=EVERY, first=0) -> TrajectoryPoints:
 
 
 def joined(*parts: TrajectoryPoints) -> TrajectoryPoints:
-    return TrajectoryPoints(*(np.concatenate(c) for c in zip(*(vars(p).values() for p in parts))))
+    columns = zip(*(vars(part).values() for part in parts), strict=True)
+    return TrajectoryPoints(*(np.concatenate(column) for column in columns))
 
 
 def first_observations(of: TrajectoryPoints, n: int) -> TrajectoryPoints:

@@ -50,6 +50,7 @@ LEVELS = {
     "exploration": 4,
     "_tasks": 4,
     "_guidance": 4,
+    "callbacks": 4,
     "_observer": 4,
     "_smoothing": 4,
     "_judge": 5,
@@ -105,7 +106,7 @@ RESERVED = {
     "onnxruntime": {"export"},
     "onnxscript": {"export"},
     "skl2onnx": {"export"},
-    "skorch": {"_skorch", "_embedding_net", "_finetuner", "export"},
+    "skorch": {"_skorch", "_embedding_net", "_finetuner", "callbacks", "export"},
 }
 
 

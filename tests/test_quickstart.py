@@ -29,6 +29,7 @@ def test_quickstart_reports_and_exports(capsys):
         "docs/post_shift.md",
         "docs/deployment.md",
         "docs/reliability.md",
+        "docs/value_functions.md",
     ],
 )
 def test_code_on_page_runs(page, tmp_path, monkeypatch):

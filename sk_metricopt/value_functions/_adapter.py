@@ -94,6 +94,8 @@ class AdapterValueFunction(BaseValueFunction):
     """
 
     reads_rows = False
+    _meta: dict[str, Tensor]
+    _weights: dict[str, Tensor]
 
     def __init__(
         self,
@@ -138,7 +140,8 @@ class AdapterValueFunction(BaseValueFunction):
                 f"{len(adapter_params)} of them: what it learned is about these very layers. A "
                 "BehaviourValueFunction can change nets"
             )
-        self._weights, self._learned = self._meta, set()
+        self._weights = self._meta
+        self._learned = set[int]()
         return self
 
     def describe(self, adapter_params: Tensor, scores: Tensor, y: Tensor) -> Tensor:
@@ -156,7 +159,7 @@ class AdapterValueFunction(BaseValueFunction):
 
     def learn(self, points: TrajectoryPoints) -> AdapterValueFunction:
         """Meta-train on the first trajectories; let what follows adapt the network."""
-        first = not hasattr(self, "_meta")
+        first = "_meta" not in vars(self)
         if not self.interpolate:
             points = points.observed()
         if first or not self.adapt:

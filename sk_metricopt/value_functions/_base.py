@@ -233,5 +233,6 @@ def cannot_start_warm(got: str) -> ValueError:
 
 def _family(cls: type) -> Iterator[type]:
     yield cls
+    derived: type
     for derived in cls.__subclasses__():
         yield from _family(derived)

@@ -48,9 +48,10 @@ class RidgeExpert:
         self.mean_ = X.mean(0)
         self.scale_ = np.maximum(X.std(0), 1e-4)
         Z = np.clip((X - self.mean_) / self.scale_, -_CLIP, _CLIP)
-        self._prior, alphas = np.zeros(Z.shape[1]), _ALPHAS
+        self._prior, alphas = np.zeros(Z.shape[1]), list(_ALPHAS)
         if self.slopes is not None:
-            self._prior, alphas = self.slopes * self.scale_ / unit, _ALPHAS + _WARM_ALPHAS
+            self._prior = self.slopes * self.scale_ / unit
+            alphas += _WARM_ALPHAS
         self.cv_error_, alpha = min((self._cv_error(Z, target, a), a) for a in alphas)
         self.coef_ = self._solve(Z, target, alpha)
         if self.non_negative and self.coef_.max() <= 1e-9:

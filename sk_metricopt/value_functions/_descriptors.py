@@ -13,11 +13,20 @@ from sk_metricopt.value_functions._file import Fields
 _TEMPERATURE = 0.5  # decisions are softened by this
 _PAIRED_POSITIVES = 60  # positives that soft ranking metrics look at
 _RANKED_ROWS = 2**14  # positives or negatives that these are ranked among, at most
+_LEAST_SCALE = 1e-3
 _EPS = 1e-6
 
 
 class BaseDescriptor(ABC):
-    """Maps log-scores on labelled rows to a fixed number of differentiable quantities."""
+    """Maps log-scores on labelled rows to a fixed number of differentiable quantities.
+
+    Attributes
+    ----------
+    scales : tuple of str
+        Attributes that `start` takes from the model as it came; they are kept in files.
+    """
+
+    scales: tuple[str, ...] = ()
 
     def start(self, scores: Tensor, y: Tensor) -> BaseDescriptor:
         """Take scales from log-scores (n, K) of the model as it came."""
@@ -33,10 +42,12 @@ class BaseDescriptor(ABC):
 
     def state(self) -> dict:
         """Return the scales, for a file."""
-        return {}
+        return {name: getattr(self, name) for name in self.scales}
 
     def set_state(self, state: Fields) -> None:
         """Take the scales that a file tells."""
+        for name in self.scales:
+            setattr(self, name, state.number(name, least=_LEAST_SCALE))
 
 
 class SoftConfusionDescriptor(BaseDescriptor):
@@ -81,29 +92,24 @@ class SoftMetricDescriptor(BaseDescriptor):
     torch.Size([4, 10])
     """
 
+    scales = ("margin_scale",)
+
     def start(self, scores: Tensor, y: Tensor) -> SoftMetricDescriptor:
         """Take the spread of the margin as the scale of soft comparisons."""
-        self._margin_scale = max(0.3 * float((scores[:, -1] - scores[:, 0]).std()), 1e-3)
+        spread = float((scores[:, -1] - scores[:, 0]).std())
+        self.margin_scale = max(0.3 * spread, _LEAST_SCALE)
         return self
 
     def size(self, n_outputs: int) -> int:
         """Return 10, or 17 for two classes."""
         return 17 if n_outputs == 2 else 10
 
-    def state(self) -> dict:
-        """Return the scale of soft comparisons."""
-        return {"margin_scale": self._margin_scale}
-
-    def set_state(self, state: Fields) -> None:
-        """Take the scale of soft comparisons."""
-        self._margin_scale = state.number("margin_scale", least=1e-3)
-
     def __call__(self, scores: Tensor, y: Tensor) -> Tensor:
         """Return (J, 10), or (J, 17) for two classes."""
         joint = _soft_confusion(scores, y)
         values = _confusion_metrics(joint) + _cross_entropies(scores, y)
         if scores.shape[-1] == 2:
-            values += _f_scores(joint) + _ranking_metrics(scores, y, self._margin_scale)
+            values += _f_scores(joint) + _ranking_metrics(scores, y, self.margin_scale)
         else:
             values.append(_quadratic_kappa(joint))
         return torch.stack(values, dim=1)

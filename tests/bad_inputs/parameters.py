@@ -108,6 +108,7 @@ CASES = [
     *_range("verbose", -1, "yes"),
     *_range("adapter", "lora", None, 3),
     *_range("value_function", "mlp", None, dict),
+    *_range("warm_start_value", 2, "yes", None),
     *_range("exploration", "wide", None, dict),
     *_range("optimizer", "rmsprop", None, int, torch.optim.LBFGS),
     *_range("adapter_targets", None, "output", ("output",), {"output"}),
