@@ -22,7 +22,8 @@ TOLERANCE = 1e-9
 HEAD = """# Value functions, measured
 
 Made by `python -m benchmarks.value_functions_report`; see there, and
-`benchmarks/value_functions.py`, for what is measured. [The page on value functions](../value_functions.md) says what they are.
+`benchmarks/value_functions.py`, for what is measured.
+[The page on value functions](../value_functions.md) says what they are.
 
 {about}
 """
