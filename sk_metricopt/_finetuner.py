@@ -27,33 +27,22 @@ from sk_metricopt._metric_estimator import MetricEstimatorMixin
 from sk_metricopt._observation import Conduct, ObservationEngine
 from sk_metricopt._observer import Observer, scored
 from sk_metricopt._post_shift import PostShiftClassifier
-from sk_metricopt._progress import progress_bar
+from sk_metricopt._progress import progress
 from sk_metricopt._random import seeded
 from sk_metricopt._results import set_results
-from sk_metricopt._roles import (
-    Data,
-    Subject,
-    check_estimator_kind,
-    is_retriever,
-    net_of,
-)
+from sk_metricopt._roles import Data, Subject, check_estimator_kind, is_retriever, net_of
 from sk_metricopt._scoring import ValidationRows
 from sk_metricopt._stopping import Stop
 from sk_metricopt._tasks import Task
 from sk_metricopt.adapters import BaseAdapter, FiLMAdapter
 from sk_metricopt.exceptions import InterruptionWarning
-from sk_metricopt.exploration import (
-    BaseExploration,
-    PortfolioExploration,
-    RetrievalExploration,
-)
+from sk_metricopt.exploration import BaseExploration, PortfolioExploration, RetrievalExploration
 from sk_metricopt.metrics import make_retrieval_scorer
 from sk_metricopt.value_functions import (
     BaseValueFunction,
     BehaviourValueFunction,
     RetrievalValueFunction,
 )
-
 
 _PATIENCE = 5  # failures of the scorer in a row that end a run
 
@@ -125,8 +114,11 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
     n_jobs : int or None, default=None
         Workers that score candidates, through joblib: None is 1, or what
         ``joblib.parallel_config`` says; -1 all cores. The result is the same.
+    callbacks : list of callable or None, default=None
+        Called as ``fn(state)`` after each observation, with an `ObservationState`, when the answer
+        is on disk; ``state.stop(reason)`` ends the run. What one raises, `fit` raises.
     verbose : int, default=0
-        1 shows a progress bar.
+        1 shows a progress bar, 2 writes a line for each observation; both on stderr.
 
     Attributes
     ----------
@@ -232,6 +224,7 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
             Interval(Integral, 1, None, closed="left"),
             None,
         ],
+        "callbacks": [list, tuple, None],
         "verbose": ["verbose"],
     }
 
@@ -257,6 +250,7 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         error_score=np.nan,
         checkpoint_dir=None,
         n_jobs=None,
+        callbacks=None,
         verbose=0,
     ):
         self.estimator = estimator
@@ -278,6 +272,7 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         self.error_score = error_score
         self.checkpoint_dir = checkpoint_dir
         self.n_jobs = n_jobs
+        self.callbacks = callbacks
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=False)
@@ -313,6 +308,7 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         _validation.check_one_metric(self.scoring)
         _validation.check_val_pair(X_val, y_val)
         _validation.optimizer_class(self.optimizer)
+        _validation.check_callbacks(self.callbacks)
         _check_order(self.estimator)
         check_estimator_kind(self.estimator)
         self.__dict__.pop("estimator_", None)  # a fit that fails leaves no fitted estimator
@@ -393,8 +389,9 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
     def _finetune(self, subject: Subject, data: Data, conduct: Conduct) -> None:
         task = self._task(subject, data, self.use_validation_labels, conduct.seed)
         name, budget = type(self).__name__, self.max_observations
-        with progress_bar(self.verbose, budget) as tick:
-            engine = ObservationEngine(task.scoring, budget, tick, name, conduct=conduct)
+        with progress(self.verbose, budget) as show:
+            listeners = [show, *(self.callbacks or ())]
+            engine = ObservationEngine(task.scoring, budget, name, True, conduct, listeners)
             observer = Observer(task, engine, self._value_function())
             run = Finetuning(observer, self._settings(), conduct.seed).run()
             result = scored(run, engine)
@@ -407,6 +404,7 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         def model_of(estimator) -> MetricOptFinetuner:
             model = copy.copy(self)
             model.estimator_, model.scorer_ = estimator, data.scorer
+            model.callbacks = None  # a scorer's copy tells nobody, and goes to workers
             return model
 
         rng = np.random.RandomState(seed)

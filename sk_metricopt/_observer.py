@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,6 +17,7 @@ from sk_metricopt._scoring import Response
 from sk_metricopt._tasks import Task
 from sk_metricopt.value_functions import BaseValueFunction
 
+_LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 # What a run is: it enters candidates into its engine, yields, and finds them observed, or withdrawn
 # where it is to end. Who scores them, a scorer or a person, is not its concern.
@@ -128,4 +130,6 @@ class Observer:
 
     def learn(self) -> None:
         """Fit the value function on everything observed."""
-        self.value_function.fit(*self.observed())
+        descriptors, scores = self.observed()
+        _LOG.debug("value function fits %d observations of %d descriptors", *descriptors.shape)
+        self.value_function.fit(descriptors, scores)
