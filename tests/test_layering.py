@@ -44,6 +44,7 @@ LEVELS = {
     "_shift": 2,
     "_gallery_index": 2,
     "_onnx_mixin": 2,
+    "_html": 2,
     "_retriever": 3,
     "value_functions": 3,
     "_selection": 3,
