@@ -57,7 +57,7 @@ class HTMLMixin:
         return _block("serial", parts, names=names, name_details=[""] * len(parts))
 
     def _get_fitted_attr_html(self, doc_link=""):
-        table = super()._get_fitted_attr_html(doc_link)
+        table = super()._get_fitted_attr_html(doc_link)  # type: ignore[misc]
         for name in _NOT_IN_TABLE:
             table.pop(name, None)
         return table

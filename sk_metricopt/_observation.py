@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sk_metricopt._asking import Answer, Question, answers
+from sk_metricopt._asking import Answer, Question, answers, called_off
 from sk_metricopt._identity import digest
 from sk_metricopt._journal import Journal, Key, number
 from sk_metricopt._progress import Listener, ObservationState
@@ -194,27 +194,23 @@ class ObservationEngine:
         """
         waiting = range(self._n_settled, len(self.observations))
         known = {i: self._known(("observation", i), self.observations[i]) for i in waiting}
-        stream = answers(
-            [self._question(i) for i in waiting if known[i] is None], self._conduct.n_jobs
-        )
-        for index in waiting:
-            if self.stop.reason is not None and index:  # the model as it came needs its score
-                break
-            score = known[index]
-            if score is not None:
-                self.settle(index, score, replayed=True)
-                continue
-            try:
-                answer = next(stream)
-            except KeyboardInterrupt:
-                if self.stop.reason is not None or index == 0:
-                    raise
-                self.stop.request("it was interrupted")
-                break
-            self._take(index, answer)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # joblib tells what it has cancelled
-            stream.close()  # what workers have not begun, they need not begin
+        questions = [self._question(i) for i in waiting if known[i] is None]
+        with called_off(answers(questions, self._conduct.n_jobs)) as stream:
+            for index in waiting:
+                if self.stop.reason is not None and index:  # the model as it came needs its score
+                    break
+                score = known[index]
+                if score is not None:
+                    self.settle(index, score, replayed=True)
+                    continue
+                try:
+                    answer = next(stream)
+                except KeyboardInterrupt:
+                    if self.stop.reason is not None or index == 0:
+                        raise
+                    self.stop.request("it was interrupted")
+                    break
+                self._take(index, answer)
         self._withdraw()
 
     def observe(self, observation: Observation, response: Response, keep: bool = False) -> int:

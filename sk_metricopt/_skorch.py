@@ -337,7 +337,7 @@ def changed_params(net: NeuralNet) -> dict[str, Any]:
     """Return the parameters that were set to something else than skorch's defaults."""
     defaults: dict[str, Any] = {}
     for cls in reversed(type(net).__mro__):
-        for param in inspect.signature(cls.__init__).parameters.values():
+        for param in inspect.signature(cls).parameters.values():
             defaults[param.name] = param.default
     params = net.get_params(deep=False)
     changed = {name for name in params if repr(params[name]) != repr(defaults.get(name, ...))}
