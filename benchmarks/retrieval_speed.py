@@ -95,7 +95,7 @@ class Observing:
     def batched(self, folded: bool) -> list[float]:
         """As a fit does: all φ in one evaluation, the scorer on embeddings that are there."""
         task = self.tasks[folded]
-        engine = ObservationEngine(task.scoring, budget=J, tick=lambda *_: None, caller="benchmark")
+        engine = ObservationEngine(task.scoring, budget=J, caller="benchmark")
         phi = self.phi[:, None].expand(-1, len(task.rows.twin_rows), -1)
         for answers, own in zip(task.answers(phi), phi, strict=True):
             observation = Observation(0, 0, "explore", np.nan)

@@ -184,7 +184,7 @@ class Observing:
     def batched(self) -> list[float]:
         """As a fit does: all φ in one evaluation, the scorer on answers that are there."""
         scoring = ClassifierScoring(self.scorer, ValidationRows(self.X, self.y), self.net)
-        engine = ObservationEngine(scoring, budget=J, tick=lambda *_: None, caller="benchmark")
+        engine = ObservationEngine(scoring, budget=J, caller="benchmark")
         for scores in self.adapted.outputs(self.phi, self.encoded):
             proba = torch.softmax(scores, -1).numpy()
             observation = Observation(0, 0, "explore", np.nan)

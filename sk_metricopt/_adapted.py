@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from sk_metricopt._skorch import Bridge, plain
 from sk_metricopt._split import split_at_hosts
 from sk_metricopt.adapters import BaseAdapter
 
+_LOG = logging.getLogger(__name__)
 _ENCODE_ROWS = 256
 
 
@@ -76,6 +78,7 @@ class AdaptedNet:
             dims: torch.vmap(self._outputs_of_one, in_dims=(0, dims)) for dims in (None, 0)
         }
         self.plan = self._planned(example)
+        _LOG.debug("%d parameters on hosts %s; %s", self.n_params, self.hosts, self.plan)
 
     @property
     def n_params(self) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+import warnings
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +45,7 @@ class Answer:
     n_calls: int = 0
 
 
-def answers(questions: list[Question], n_jobs: int | None) -> Iterator[Answer]:
+def answers(questions: list[Question], n_jobs: int | None) -> Generator[Answer, None, None]:
     """Yield the answers in the order of questions, none asked before the one before is taken.
 
     With several workers, questions that follow are on their way already.
@@ -65,6 +67,17 @@ def answers(questions: list[Question], n_jobs: int | None) -> Iterator[Answer]:
                 f"net cannot work in another process. It failed ({type(error).__name__}: {error}). "
                 "Have the scorer open files and connections inside its call, or leave out n_jobs."
             ) from error
+
+
+@contextmanager
+def called_off(stream: Generator[Answer, None, None]) -> Iterator[Iterator[Answer]]:
+    """In the end, whatever it is, workers need not begin what they have not begun."""
+    try:
+        yield stream
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # joblib tells what it has cancelled
+            stream.close()
 
 
 def _answer(question: Question) -> Answer:

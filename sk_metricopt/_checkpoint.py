@@ -17,7 +17,15 @@ from sk_metricopt._stopping import Stop
 
 # Parameters that change when and where answers are got, and not what comes of them; the seed is
 # compared as a number.
-_OF_CONDUCT = ("max_time", "error_score", "checkpoint_dir", "n_jobs", "random_state", "verbose")
+_OF_CONDUCT = (
+    "max_time",
+    "error_score",
+    "checkpoint_dir",
+    "n_jobs",
+    "callbacks",
+    "random_state",
+    "verbose",
+)
 
 
 def opened_journal(finetuner) -> AbstractContextManager[Journal | None]:

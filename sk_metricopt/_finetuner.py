@@ -20,6 +20,7 @@ from sklearn.utils.validation import _check_method_params
 from sk_metricopt import _skorch, _validation
 from sk_metricopt._adapted import AdaptedNet
 from sk_metricopt._checkpoint import bound_subject, opened_journal, seed_of
+from sk_metricopt._defaults import exploration_of, value_function_of
 from sk_metricopt._delegation import DelegationMixin
 from sk_metricopt._finetuning import Finetuning, Settings
 from sk_metricopt._judge import FinetuningResult
@@ -27,34 +28,18 @@ from sk_metricopt._metric_estimator import MetricEstimatorMixin
 from sk_metricopt._observation import Conduct, ObservationEngine
 from sk_metricopt._observer import Observer, scored
 from sk_metricopt._post_shift import PostShiftClassifier
-from sk_metricopt._progress import progress_bar
+from sk_metricopt._progress import progress
 from sk_metricopt._random import seeded
 from sk_metricopt._results import set_results
-from sk_metricopt._roles import (
-    Data,
-    Subject,
-    check_estimator_kind,
-    is_retriever,
-    net_of,
-)
+from sk_metricopt._roles import Data, Subject, check_estimator_kind, is_retriever, net_of
 from sk_metricopt._scoring import ValidationRows
 from sk_metricopt._stopping import Stop
 from sk_metricopt._tasks import Task
 from sk_metricopt.adapters import BaseAdapter, FiLMAdapter
 from sk_metricopt.exceptions import InterruptionWarning
-from sk_metricopt.exploration import (
-    BaseExploration,
-    PortfolioExploration,
-    RetrievalExploration,
-)
+from sk_metricopt.exploration import BaseExploration
 from sk_metricopt.metrics import make_retrieval_scorer
-from sk_metricopt.value_functions import (
-    AdapterValueFunction,
-    BaseValueFunction,
-    BehaviourValueFunction,
-    RetrievalValueFunction,
-)
-from sk_metricopt.value_functions._base import cannot_start_warm
+from sk_metricopt.value_functions import BaseValueFunction
 
 _PATIENCE = 5  # failures of the scorer in a row that end a run
 
@@ -130,8 +115,11 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
     n_jobs : int or None, default=None
         Workers that score candidates, through joblib: None is 1, or what
         ``joblib.parallel_config`` says; -1 all cores. The result is the same.
+    callbacks : list of callable or None, default=None
+        Called as ``fn(state)`` after each observation, with an `ObservationState`, when the answer
+        is on disk; ``state.stop(reason)`` ends the run. What one raises, `fit` raises.
     verbose : int, default=0
-        1 shows a progress bar.
+        1 shows a progress bar, 2 writes a line for each observation; both on stderr.
 
     Attributes
     ----------
@@ -238,6 +226,7 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
             Interval(Integral, 1, None, closed="left"),
             None,
         ],
+        "callbacks": [list, tuple, None],
         "verbose": ["verbose"],
     }
 
@@ -264,6 +253,7 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         error_score=np.nan,
         checkpoint_dir=None,
         n_jobs=None,
+        callbacks=None,
         verbose=0,
     ):
         self.estimator = estimator
@@ -286,6 +276,7 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         self.error_score = error_score
         self.checkpoint_dir = checkpoint_dir
         self.n_jobs = n_jobs
+        self.callbacks = callbacks
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=False)
@@ -321,8 +312,10 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         _validation.check_one_metric(self.scoring)
         _validation.check_val_pair(X_val, y_val)
         _validation.optimizer_class(self.optimizer)
+        _validation.check_callbacks(self.callbacks)
         _check_order(self.estimator)
         check_estimator_kind(self.estimator)
+        self._value_function()  # what cannot be used is not found after the net is trained
         self.__dict__.pop("estimator_", None)  # a fit that fails leaves no fitted estimator
         stop = Stop(self.max_time)
         with opened_journal(self) as journal:
@@ -401,8 +394,9 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
     def _finetune(self, subject: Subject, data: Data, conduct: Conduct) -> None:
         task = self._task(subject, data, self.use_validation_labels, conduct.seed)
         name, budget = type(self).__name__, self.max_observations
-        with progress_bar(self.verbose, budget) as tick:
-            engine = ObservationEngine(task.scoring, budget, tick, name, conduct=conduct)
+        with progress(self.verbose, budget) as show:
+            listeners = [show, *(self.callbacks or ())]
+            engine = ObservationEngine(task.scoring, budget, name, True, conduct, listeners)
             observer = Observer(task, engine, self._value_function(), self.warm_start_value)
             run = Finetuning(observer, self._settings(), conduct.seed).run()
             result = scored(run, engine)
@@ -415,6 +409,7 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         def model_of(estimator) -> MetricOptFinetuner:
             model = copy.copy(self)
             model.estimator_, model.scorer_ = estimator, data.scorer
+            model.callbacks = None  # a scorer's copy tells nobody, and goes to workers
             return model
 
         rng = np.random.RandomState(seed)
@@ -435,33 +430,13 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         self.history_ = net.history
 
     def _value_function(self) -> BaseValueFunction:
-        searches, given = is_retriever(self.estimator), self.value_function
-        default = RetrievalValueFunction if searches else BehaviourValueFunction
-        if isinstance(given, str) and self.warm_start_value:
-            raise cannot_start_warm(f"{given!r}, which has learned nothing yet")
-        if given == "auto":
-            return default()
-        if given == "adapter":
-            return AdapterValueFunction()
-        # One of ours for the other kind of outputs would fail deep inside, or not even that.
-        if isinstance(given, BehaviourValueFunction) and searches != isinstance(
-            given, RetrievalValueFunction
-        ):
-            raise TypeError(
-                "The 'value_function' parameter of MetricOptFinetuner must read what the estimator "
-                f"puts out. Got {type(given).__name__} instead. Use {default.__name__}, or 'auto'."
-            )
-        return copy.deepcopy(given)
-
-    def _exploration(self) -> BaseExploration:
-        if self.exploration != "auto":
-            return copy.deepcopy(self.exploration)
-        return RetrievalExploration() if is_retriever(self.estimator) else PortfolioExploration()
+        searches = is_retriever(self.estimator)
+        return value_function_of(self.value_function, searches, self.warm_start_value)
 
     def _settings(self) -> Settings:
         interval = self.observation_interval
         return Settings(
-            exploration=self._exploration(),
+            exploration=exploration_of(self.exploration, is_retriever(self.estimator)),
             make_optimizer=_validation.optimizer_class(self.optimizer),
             lr=self.lr,
             guidance_weight=self.guidance_weight,

@@ -14,6 +14,7 @@ from sklearn.utils.metadata_routing import (
 from sklearn.utils.validation import check_is_fitted
 
 from sk_metricopt import _validation
+from sk_metricopt._html import HTMLMixin
 from sk_metricopt._onnx_mixin import OnnxMixin
 
 _NOTHING = {
@@ -23,7 +24,7 @@ _NOTHING = {
 }
 
 
-class MetricEstimatorMixin(OnnxMixin):
+class MetricEstimatorMixin(HTMLMixin, OnnxMixin):
     """Methods of a meta-estimator with the parameters `estimator` and `scoring`."""
 
     def _get_scorer(self):

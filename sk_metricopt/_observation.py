@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import warnings
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from sk_metricopt._asking import Answer, Question, answers
+from sk_metricopt._asking import Answer, Question, answers, called_off
 from sk_metricopt._identity import digest
 from sk_metricopt._journal import Journal, Key, number
-from sk_metricopt._progress import Tick
+from sk_metricopt._progress import Listener, ObservationState
 from sk_metricopt._scoring import Response, Scoring
 from sk_metricopt._stopping import Stop
 from sk_metricopt.exceptions import ObservationWarning
@@ -94,13 +95,13 @@ class ObservationEngine:
     scoring : Scoring
     budget : int
         Observations allowed.
-    tick : callable
-        Called with phase, score and best score after every observation.
     caller : str
         Whose parameter the scorer is.
     must_start : bool
         Whether a scorer that fails on the first observation is an error.
     conduct : Conduct
+    listeners : sequence of callable
+        Called with an ObservationState after every observation, when its answer is on disk.
 
     Attributes
     ----------
@@ -114,17 +115,17 @@ class ObservationEngine:
         self,
         scoring: Scoring,
         budget: int,
-        tick: Tick,
         caller: str,
         must_start: bool = True,
         conduct: Conduct | None = None,
+        listeners: Sequence[Listener] = (),
     ):
         self.scoring = scoring
         self.budget = budget
-        self._tick = tick
         self.caller = caller
         self._must_start = must_start
         self._conduct = conduct or Conduct()
+        self._listeners = listeners
         self.stop = self._conduct.stop
         self.noise = 0.0
         self.observations: list[Observation] = []
@@ -193,27 +194,23 @@ class ObservationEngine:
         """
         waiting = range(self._n_settled, len(self.observations))
         known = {i: self._known(("observation", i), self.observations[i]) for i in waiting}
-        stream = answers(
-            [self._question(i) for i in waiting if known[i] is None], self._conduct.n_jobs
-        )
-        for index in waiting:
-            if self.stop.reason is not None and index:  # the model as it came needs its score
-                break
-            score = known[index]
-            if score is not None:
-                self.settle(index, score)
-                continue
-            try:
-                answer = next(stream)
-            except KeyboardInterrupt:
-                if self.stop.reason is not None or index == 0:
-                    raise
-                self.stop.request("it was interrupted")
-                break
-            self._take(index, answer)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # joblib tells what it has cancelled
-            stream.close()  # what workers have not begun, they need not begin
+        questions = [self._question(i) for i in waiting if known[i] is None]
+        with called_off(answers(questions, self._conduct.n_jobs)) as stream:
+            for index in waiting:
+                if self.stop.reason is not None and index:  # the model as it came needs its score
+                    break
+                score = known[index]
+                if score is not None:
+                    self.settle(index, score, replayed=True)
+                    continue
+                try:
+                    answer = next(stream)
+                except KeyboardInterrupt:
+                    if self.stop.reason is not None or index == 0:
+                        raise
+                    self.stop.request("it was interrupted")
+                    break
+                self._take(index, answer)
         self._withdraw()
 
     def observe(self, observation: Observation, response: Response, keep: bool = False) -> int:
@@ -222,13 +219,30 @@ class ObservationEngine:
         self.score()
         return index
 
-    def settle(self, index: int, score: float) -> None:
-        """Fill in the score of the next observation."""
+    def settle(self, index: int, score: float, replayed: bool = False) -> None:
+        """Fill in the score of the next observation and tell of it."""
         observation = self.observations[index]
         observation.score = score
         self._n_settled = index + 1
         self._forget()
-        self._tick(observation.phase, score, float(self.scores[: self._n_settled].max()))
+        for listener in self._listeners:
+            listener(self._state(observation, replayed))
+
+    def _state(self, observation: Observation, replayed: bool) -> ObservationState:
+        return ObservationState(
+            number=self._n_settled,
+            budget=self.budget,
+            phase=observation.phase,
+            trajectory=observation.trajectory,
+            step=observation.step,
+            score=observation.score,
+            best_score=float(self.scores[: self._n_settled].max()),
+            predicted_score=observation.predicted_score,
+            initial_score=self.observations[0].score,
+            elapsed=self.stop.elapsed,
+            replayed=replayed,
+            stop=self.stop.request,
+        )
 
     def _known(self, key: Key, observation: Observation) -> float | None:
         journal = self._conduct.journal

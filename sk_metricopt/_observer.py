@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,6 +17,7 @@ from sk_metricopt._scoring import Response
 from sk_metricopt._tasks import Task
 from sk_metricopt.value_functions import BaseValueFunction, TrajectoryPoints
 
+_LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 # What a run is: it enters candidates into its engine, yields, and finds them observed, or withdrawn
 # where it is to end. Who scores them, a scorer or a person, is not its concern.
@@ -159,6 +161,7 @@ class Observer:
     def learn(self) -> None:
         """Let the value function learn from everything observed."""
         points = [*self.points, *self._passed]
+        _LOG.debug("value function learns from %d points", len(points))
         numbers: dict[tuple[int, int], int] = {(-1, 0): -1}
         for p in points:
             numbers.setdefault((p.trajectory, p.n_restarts), len(numbers) - 1)

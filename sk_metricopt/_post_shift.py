@@ -27,7 +27,7 @@ from sk_metricopt._held_out import HeldOut, Splitting, check_probabilistic, chec
 from sk_metricopt._metric_estimator import MetricEstimatorMixin
 from sk_metricopt._observation import ObservationEngine
 from sk_metricopt._post_shifting import PostShifting
-from sk_metricopt._progress import progress_bar
+from sk_metricopt._progress import progress
 from sk_metricopt._random import draw_seed, seeded
 from sk_metricopt._results import set_results
 from sk_metricopt._weighting import Mixture, Weighting, Weights, draws_of
@@ -87,7 +87,7 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
         Seeds the split, probes, resampling and what the estimator draws from global streams, which
         are left as they were.
     verbose : int, default=0
-        1 shows a progress bar.
+        1 shows a progress bar, 2 writes a line for each observation; both on stderr.
 
     Attributes
     ----------
@@ -281,8 +281,8 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
             draws=rng.random_sample(len(y)),
         )
         scoring = ClassifierScoring(scorer, rows, model_of(None))
-        with progress_bar(self.verbose, self.max_observations) as tick:
-            engine = ObservationEngine(scoring, self.max_observations, tick, _CALLER)
+        with progress(self.verbose, self.max_observations) as show:
+            engine = ObservationEngine(scoring, self.max_observations, _CALLER, listeners=[show])
             post_shifting = PostShifting(answers, scoring, engine, model_of, self._settings(), rng)
             weights, verdict = post_shifting.run()
         for name in _OF_ESTIMATOR:

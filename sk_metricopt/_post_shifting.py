@@ -92,7 +92,7 @@ class PostShifting:
         rows = np.setdiff1d(np.arange(len(self._answers.y)), fold)
         answers, scoring = self._answers.take(rows), self._scoring.on(rows)
         engine = ObservationEngine(
-            scoring, self._engine.budget, lambda *_: None, self._engine.caller, must_start=False
+            scoring, self._engine.budget, self._engine.caller, must_start=False
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said once, of all rows

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 from sk_metricopt._guard import Verdict
 from sk_metricopt._observation import ObservationEngine
+
+_LOG = logging.getLogger(__name__)
 
 
 def set_results(estimator, verdict: Verdict, engine: ObservationEngine) -> None:
@@ -17,3 +21,4 @@ def set_results(estimator, verdict: Verdict, engine: ObservationEngine) -> None:
     estimator.n_observations_ = len(engine.observations)
     estimator.n_scorer_calls_ = engine.scoring.n_calls
     estimator.observations_ = engine.record()
+    _LOG.info("%s, %d observations: %s", engine.caller, estimator.n_observations_, verdict.reason)

@@ -28,6 +28,7 @@ from sk_metricopt._gallery_index import (
     check_n_neighbors,
     read_only,
 )
+from sk_metricopt._html import HTMLMixin
 from sk_metricopt._onnx_mixin import OnnxMixin
 from sk_metricopt._random import draw_seed, preserved, seeded
 from sk_metricopt._search import METRICS, similarities
@@ -148,6 +149,7 @@ class SearchMixin:
 
 class EmbeddingRetriever(
     SearchMixin,
+    HTMLMixin,
     OnnxMixin,
     MetaEstimatorMixin,
     ClassNamePrefixFeaturesOutMixin,

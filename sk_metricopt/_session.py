@@ -32,6 +32,7 @@ _NOT_OURS = (
     "n_jobs",
     "error_score",
     "max_time",
+    "callbacks",
 )
 _CALLER = "MetricOptSession"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 import warnings
 from typing import Any
@@ -325,6 +326,22 @@ def trained_net(net: NeuralNetClassifier, X, y: np.ndarray, params: dict) -> Neu
 def net_labels(net: NeuralNetClassifier, y: np.ndarray) -> np.ndarray:
     """Return encoded labels in the dtype that the net's criterion wants."""
     return y.astype(np.float32 if isinstance(net, NeuralNetBinaryClassifier) else np.int64)
+
+
+def is_net(estimator) -> bool:
+    """Whether this is a net of skorch."""
+    return isinstance(estimator, NeuralNet)
+
+
+def changed_params(net: NeuralNet) -> dict[str, Any]:
+    """Return the parameters that were set to something else than skorch's defaults."""
+    defaults: dict[str, Any] = {}
+    for cls in reversed(type(net).__mro__):
+        for param in inspect.signature(cls).parameters.values():
+            defaults[param.name] = param.default
+    params = net.get_params(deep=False)
+    changed = {name for name in params if repr(params[name]) != repr(defaults.get(name, ...))}
+    return {name: params[name] for name in params if name in changed and name[0] != "_"}
 
 
 def is_binary(estimator) -> bool:

@@ -1,4 +1,4 @@
-"""Ending early without losing anything: Ctrl-C, a time limit, a scorer that gave up."""
+"""Ending early without losing anything: Ctrl-C, time, a failing scorer, a callback."""
 
 from __future__ import annotations
 
@@ -22,14 +22,21 @@ class Stop:
     ----------
     interrupted : bool
         Whether Ctrl-C was pressed.
+    elapsed : float
+        Seconds since this was made.
     """
 
     def __init__(self, max_time: float | None = None):
         self._max_time = max_time
-        self._deadline = math.inf if max_time is None else time.monotonic() + max_time
+        self._began = time.monotonic()
+        self._deadline = math.inf if max_time is None else self._began + max_time
         self._reason: str | None = None
         self._holds = False
         self.interrupted = False
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self._began
 
     @property
     def reason(self) -> str | None:
@@ -40,6 +47,11 @@ class Stop:
 
     def request(self, reason: str) -> None:
         """Ask for the end; the first reason counts."""
+        if not isinstance(reason, str) or not reason.strip():
+            raise TypeError(
+                "The 'reason' parameter of ObservationState.stop must be a str that says why. Got "
+                f"{reason!r} instead. It is part of the warning and of the verdict."
+            )
         self._reason = self.reason or reason
 
     @contextmanager

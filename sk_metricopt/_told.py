@@ -37,7 +37,7 @@ class ToldEngine(ObservationEngine):
     """
 
     def __init__(self, scoring: Scoring, budget: int, caller: str, seed: int):
-        super().__init__(scoring, budget, lambda *_: None, caller)
+        super().__init__(scoring, budget, caller)
         self._seed = seed
         self._told: dict[int, list[tuple[float, float | None]]] = {}
         self._revision = 0

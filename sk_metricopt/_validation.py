@@ -405,6 +405,17 @@ def optimizer_class(optimizer) -> type[torch.optim.Optimizer]:
     return optimizer
 
 
+def check_callbacks(callbacks, caller: str = _CALLER) -> None:
+    """Raise TypeError unless all can be called."""
+    for callback in callbacks or ():
+        if not callable(callback):
+            raise TypeError(
+                f"The 'callbacks' parameter of {caller} must be a list of functions fn(state). Got "
+                f"one with {callback!r} instead. Callbacks of skorch go to the net: "
+                "NeuralNetClassifier(..., callbacks=[...])."
+            )
+
+
 def _check_steps(optimizer: type[torch.optim.Optimizer]) -> None:
     """Raise ValueError for an optimizer that does not step a dense tensor such as φ."""
     params = torch.zeros(1, 1, 1, requires_grad=True)

@@ -1,4 +1,4 @@
-"""Value guidance in training loops of your own: as a skorch callback, or one line of torch."""
+"""Callbacks: what those of a finetuner are told, and value guidance for training of your own."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
 from skorch.callbacks import Callback, GradientNormClipping
 from torch import Tensor, nn
 
+from sk_metricopt._progress import ObservationState
 from sk_metricopt._skorch import NetBridge, evaluating
 from sk_metricopt.value_functions import BaseValueFunction, RetrievalValueFunction
 
-__all__ = ["ValueGuidance", "add_value_gradient"]
+__all__ = ["ObservationState", "ValueGuidance", "add_value_gradient"]
 
 _ROWS = 1024  # that one gradient is taken on
 _TINY = 1e-12

@@ -1,299 +1,222 @@
-"""Value guidance in training loops that are not ours."""
+"""Callbacks: told of every observation, in order, and able to end the run."""
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import pickle
+import threading
 
 import numpy as np
 import pytest
 import torch
-from skorch import NeuralNet
-from skorch.callbacks import GradientNormClipping, LRScheduler
-from torch import nn
-from torch.nn.functional import cross_entropy
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from skorch.callbacks import EarlyStopping
 
-from sk_metricopt.callbacks import ValueGuidance, add_value_gradient
-from sk_metricopt.value_functions import (
-    AdapterValueFunction,
-    BehaviourValueFunction,
-    RetrievalValueFunction,
-)
-from tests.nets import NormMLP, binary_classifier, classifier, same_weights, table, weights_of
-
-X, Y = table(2, n_rows=600)
+from sk_metricopt import MetricOptFinetuner, MetricOptSession
+from sk_metricopt.exceptions import InterruptionWarning, ObservationWarning
+from tests.killed_runs import X_FIT, X_VAL, Y_FIT, Y_VAL, finetuner, n_kept
+from tests.nets import classifier, log_likelihood, trained
 
 
-def balanced_accuracy_value(n_classes=2) -> BehaviourValueFunction:
-    """Fitted to balanced accuracy on random candidates, so that it climbs that."""
-    rng = torch.Generator().manual_seed(0)
-    y = torch.as_tensor(table(n_classes, n_rows=600)[1])
-    onehot = torch.nn.functional.one_hot(y, n_classes)
-    scores = torch.randn(60, 600, n_classes, generator=rng)
-    scores = scores + 3 * torch.rand(60, 1, n_classes, generator=rng) * onehot
-    scores = scores + 2 * torch.randn(60, 1, n_classes, generator=rng)
-    right = (scores.argmax(-1) == y).double()
-    recalls = torch.stack([right[:, y == k].mean(1) for k in range(n_classes)])
-    value = BehaviourValueFunction().start(scores[0], y)
-    described = value.describe(torch.zeros(60, 0), scores, y)
-    return value.fit(described.numpy(), recalls.mean(0).numpy())
+def fit(callbacks, folder=None, scorer=log_likelihood, **params) -> MetricOptFinetuner:
+    params = {"max_observations": 16} | params
+    model = finetuner(folder, scorer, callbacks=callbacks, **params)
+    return model.fit(X_FIT, Y_FIT, X_val=X_VAL, y_val=Y_VAL)
 
 
-VALUE = balanced_accuracy_value()
+def stop_at(number: int):
+    def stop(state):
+        if state.number == number:
+            state.stop("that was enough")
+
+    return stop
 
 
-def balanced_accuracy(net) -> float:
-    decided = net.predict(X)
-    return float(np.mean([(decided[k == Y] == k).mean() for k in (0, 1)]))
+def assert_same_fit(fitted, other):
+    np.testing.assert_array_equal(fitted.adapter_params_, other.adapter_params_)
+    assert fitted.verdict_ == other.verdict_
+    for name, column in fitted.observations_.items():
+        np.testing.assert_array_equal(column, other.observations_[name])
 
 
-def trained(callbacks=(), make=classifier, **params):
-    torch.manual_seed(0)
-    return make(callbacks=list(callbacks) or None, max_epochs=3, **params).fit(X, Y)
+def test_a_callback_is_told_of_each_observation_as_the_record_has_it():
+    states = []
+    fitted = fit([states.append])
+    record = fitted.observations_
+    assert [s.number for s in states] == list(range(1, fitted.n_observations_ + 1))
+    for name in ("phase", "trajectory", "step", "score", "predicted_score"):
+        np.testing.assert_array_equal([getattr(s, name) for s in states], record[name])
+    best = np.maximum.accumulate(record["score"])
+    np.testing.assert_array_equal([s.best_score for s in states], best)
+    assert {(s.budget, s.initial_score, s.replayed) for s in states} == {
+        (16, fitted.initial_score_, False)
+    }
+    elapsed = [s.elapsed for s in states]
+    assert elapsed == sorted(elapsed)
+    assert 0 < elapsed[0] < elapsed[-1]
 
 
-# what it adds -----------------------------------------------------------------------------------
+def test_the_record_that_a_callback_gets_cannot_be_changed():
+    def write(state):
+        state.score = 1.0
+
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        fit([write])
 
 
-def test_training_goes_towards_the_metric():
-    assert balanced_accuracy(trained([ValueGuidance(VALUE, X, Y)])) > 0.02 + (
-        balanced_accuracy(trained())
-    )
+def test_callbacks_change_nothing_about_a_fit_even_if_they_draw_random_numbers():
+    def draws(state):
+        np.random.random(3)
+        torch.rand(3)
+
+    assert_same_fit(fit([draws]), fit(None))
 
 
-@pytest.mark.parametrize("match_norm", [False, True])
-def test_the_gradient_added_is_that_of_the_predicted_score(match_norm):
-    module = classifier().initialize().module_
-    rows, y = torch.as_tensor(X), torch.as_tensor(Y)
-    own = torch.autograd.grad(cross_entropy(module(rows), y), list(module.parameters()))
-    described = VALUE.describe(torch.zeros(1, 0), module(rows)[None], y)
-    value = torch.autograd.grad(VALUE.predict(described).sum(), list(module.parameters()))
-    factor = 0.5
-    if match_norm:
-        factor *= torch.cat([g.flatten() for g in own]).norm()
-        factor /= torch.cat([g.flatten() for g in value]).norm()
-    cross_entropy(module(rows), y).backward()
-    add_value_gradient(module, VALUE, X, Y, guidance_weight=0.5, match_norm=match_norm)
-    for parameter, g, v in zip(module.parameters(), own, value, strict=True):
-        assert torch.allclose(parameter.grad, g - factor * v, atol=1e-6)
+@pytest.mark.parametrize("number", [1, 2, 7, 16])
+def test_a_callback_ends_the_run_and_the_estimator_is_fitted(number):
+    states = []
+    with pytest.warns(InterruptionWarning, match="that was enough"):
+        fitted = fit([stop_at(number), states.append])
+    assert fitted.n_observations_ == len(states) == number
+    assert fitted.predict(X_VAL).shape == Y_VAL.shape
 
 
-def test_a_skorch_net_and_a_plain_loop_take_the_same_steps():
-    torch.manual_seed(0)
-    net = classifier(batch_size=-1, max_epochs=5, optimizer=torch.optim.Adam)
-    net.set_params(callbacks=[ValueGuidance(VALUE, X, Y)]).initialize()
-    module = copy.deepcopy(net.module_)
-    net.partial_fit(X, Y)
-    optimizer = torch.optim.Adam(module.parameters(), lr=net.lr)
-    for _ in range(5):
-        optimizer.zero_grad()
-        cross_entropy(module(torch.as_tensor(X)), torch.as_tensor(Y)).backward()
-        add_value_gradient(module, VALUE, X, Y)
-        optimizer.step()
-    for one, other in zip(net.module_.parameters(), module.parameters(), strict=True):
-        assert torch.allclose(one, other, atol=1e-5)
+def test_the_reason_is_the_verdict_where_nothing_else_was_observed():
+    with pytest.warns(InterruptionWarning):
+        fitted = fit([stop_at(1)])
+    assert fitted.verdict_ == "unchanged: that was enough"
 
 
-def test_no_weight_is_no_guidance():
-    with_none = trained([ValueGuidance(VALUE, X, Y, guidance_weight=0.0)])
-    assert same_weights(with_none.module_, weights_of(trained().module_))
+def test_all_callbacks_hear_of_the_observation_that_one_of_them_stops_at():
+    heard = []
+    with pytest.warns(InterruptionWarning, match="first reason"):
+        fit([lambda s: s.stop("first reason"), lambda s: s.stop("second"), heard.append])
+    assert len(heard) == 1
 
 
-@pytest.mark.parametrize(
-    "optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop]
-)
-def test_any_optimizer_of_one_gradient_a_step_can_be_guided(optimizer):
-    net = trained([ValueGuidance(VALUE, X, Y)], optimizer=optimizer, lr=0.01)
-    assert dict(net.callbacks_)["ValueGuidance"].n_guided_ == 3 * 19
+@pytest.mark.parametrize("reason", [None, "", "  ", 3])
+def test_a_stop_without_a_reason_is_refused(reason):
+    with pytest.raises(TypeError, match="'reason' parameter of ObservationState.stop"):
+        fit([lambda state: state.stop(reason)])
 
 
-def test_schedulers_and_clipping_after_it_work_on_the_guided_gradient():
-    class Watch(GradientNormClipping):
-        lengths: list[float] = []
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_what_a_callback_raises_leaves_fit_at_once(n_jobs):
+    def breaks(state):
+        seen.append(state)
+        if state.number == 5:
+            raise ZeroDivisionError("in the callback")
 
-        def on_grad_computed(self, net, named_parameters, **kwargs):
-            super().on_grad_computed(net, named_parameters, **kwargs)
-            gradients = [p.grad.flatten() for _, p in named_parameters]
-            self.lengths.append(float(torch.cat(gradients).norm()))
-
-    guidance = ValueGuidance(VALUE, X, Y, guidance_weight=100.0)
-    scheduler = LRScheduler(torch.optim.lr_scheduler.StepLR, step_size=1)
-    trained([guidance, Watch(gradient_clip_value=0.1), scheduler])
-    assert max(Watch.lengths) < 0.1001
-
-
-@pytest.mark.parametrize("flat", [True, False])
-def test_a_binary_net_of_one_logit_is_guided(flat):
-    torch.manual_seed(0)
-    net = binary_classifier(flat=flat, callbacks=[ValueGuidance(VALUE, X, Y)])
-    net.fit(X, Y.astype(np.float32))
-    assert dict(net.callbacks_)["ValueGuidance"].n_guided_ == 4 * 19
+    seen = []
+    model = finetuner(None, log_likelihood, callbacks=[breaks], n_jobs=n_jobs)
+    with pytest.raises(ZeroDivisionError, match="in the callback"):
+        model.fit(X_FIT, Y_FIT, X_val=X_VAL, y_val=Y_VAL)
+    assert len(seen) == 5
+    assert not hasattr(model, "estimator_")
 
 
-def test_one_logit_of_a_plain_module_is_read_as_two_classes():
-    module = nn.Linear(X.shape[1], 1)
-    rows = torch.as_tensor(X)
-    module(rows).sigmoid().mean().backward()
-    before = module.weight.grad.clone()
-    add_value_gradient(module, VALUE, X, Y)
-    assert not torch.equal(module.weight.grad, before)
+def test_answers_are_on_disk_before_callbacks_hear_of_them(tmp_path):
+    kept = []
+    fit([lambda state: kept.append((state.number, n_kept(tmp_path)))], tmp_path)
+    assert all(on_disk >= number for number, on_disk in kept)
 
 
-def test_embeddings_are_guided_by_what_search_would_find():
-    embeddings, y = torch.randn(20, 60, 8), torch.arange(60) % 6
-    value = RetrievalValueFunction().start(embeddings[0], y)
-    described = value.describe(torch.zeros(20, 0), embeddings, y)
-    value.fit(described.numpy(), described[:, 0].double().numpy())
-    rows = np.random.RandomState(0).randn(60, 5).astype(np.float32)
-    guidance = ValueGuidance(value, rows, y.numpy())
-    net = NeuralNet(
-        nn.Linear,
-        module__in_features=5,
-        module__out_features=4,
-        criterion=nn.CrossEntropyLoss,
-        callbacks=[guidance],
-        train_split=None,
-        max_epochs=1,
-        verbose=0,
-    ).fit(rows, y.numpy() % 4)
-    assert dict(net.callbacks_)["ValueGuidance"].n_guided_ == 1
-    module = nn.Linear(5, 4)
-    add_value_gradient(module, value, rows, y)
-    assert module.weight.grad.abs().sum() == 0  # as long as a gradient that there is not
+def test_nothing_is_lost_or_asked_twice_where_a_callback_breaks_down(tmp_path):
+    def breaks(state):
+        if state.number == 7:
+            raise RuntimeError("in the callback")
+
+    def counted(estimator, X, y):
+        asked.append(len(y))
+        return log_likelihood(estimator, X, y)
+
+    asked = []
+    alone = fit(None, scorer=counted)
+    n_alone = len(asked)
+    asked.clear()
+    with pytest.raises(RuntimeError, match="in the callback"):
+        fit([breaks], tmp_path, counted)
+    assert_same_fit(fit(None, tmp_path, counted), alone)
+    assert len(asked) == n_alone
 
 
-def test_of_many_rows_each_class_is_drawn_by_its_share():
-    from sk_metricopt.callbacks import _ROWS, _first, _ValueGradient
-
-    y = np.repeat([0, 1], [9000, 1000])
-    gradient = _ValueGradient("test", VALUE, np.zeros((10_000, 2)), y, 1.0, True, _first, 0)
-    first, second = gradient._draw(), gradient._draw()
-    for rows in (first, second):
-        assert len(rows.unique()) == _ROWS and abs(y[rows].mean() - 0.1) < 0.002
-    assert not torch.equal(first, second)
+def test_callbacks_are_told_of_replayed_observations_and_that_they_are(tmp_path):
+    with pytest.warns(InterruptionWarning):
+        fit([stop_at(7)], tmp_path)
+    states = []
+    assert_same_fit(fit([states.append], tmp_path), fit(None))
+    assert [s.replayed for s in states] == [True] * 7 + [False] * 9
 
 
-# what it leaves alone ---------------------------------------------------------------------------
+def test_a_callback_that_stops_by_what_it_sees_stops_at_the_same_point_again(tmp_path):
+    with pytest.warns(InterruptionWarning):
+        first = fit([stop_at(7)], tmp_path)
+    with pytest.warns(InterruptionWarning):
+        again = fit([stop_at(7)], tmp_path)
+    assert_same_fit(again, first)
+    assert again.n_scorer_calls_ == 0
 
 
-def test_modes_statistics_and_random_streams_stay_as_they_are():
-    module = NormMLP()
-    module.train()
-    module[6].eval()
-    before = weights_of(module)
-    modes = [m.training for m in module.modules()]
-    state = torch.get_rng_state()
-    add_value_gradient(module, VALUE, X, Y)
-    assert same_weights(module, before)
-    assert [m.training for m in module.modules()] == modes
-    assert torch.equal(torch.get_rng_state(), state)
+def test_a_failed_observation_is_told_as_nan_and_is_not_the_best():
+    def fails_at_times(estimator, X, y):
+        asked.append(len(y))
+        if len(y) == len(Y_VAL) and len(asked) == 4:
+            raise ValueError("today not")
+        return log_likelihood(estimator, X, y)
+
+    asked, states = [], []
+    with pytest.warns(ObservationWarning, match="today not"):
+        fit([states.append], scorer=fails_at_times)
+    failed = [s for s in states if np.isnan(s.score)]
+    assert len(failed) == 1
+    assert failed[0].best_score == states[failed[0].number - 2].best_score
 
 
-def test_frozen_weights_get_no_gradient():
-    module = classifier().initialize().module_
-    module.hidden.requires_grad_(False)
-    cross_entropy(module(torch.as_tensor(X)), torch.as_tensor(Y)).backward()
-    add_value_gradient(module, VALUE, X, Y)
-    assert module.hidden.weight.grad is None and module.output.weight.grad is not None
+def test_callbacks_stay_here_where_workers_score():
+    def locked(state):
+        with lock:
+            threads.add(threading.current_thread())
+
+    lock, threads = threading.Lock(), set()  # a lock cannot be sent
+    assert_same_fit(fit([locked], n_jobs=2), fit(None))
+    assert threads == {threading.current_thread()}
 
 
-def test_a_guided_net_pickles_and_clones():
-    from sklearn.base import clone
+def test_the_copy_that_a_scorer_gets_calls_nobody_when_it_is_cloned_and_fitted():
+    def clones(estimator, X, y):
+        assert clone(estimator).callbacks is None
+        return log_likelihood(estimator, X, y)
 
-    net = trained([ValueGuidance(VALUE, X, Y)])
-    again = pickle.loads(pickle.dumps(net))
-    np.testing.assert_array_equal(again.predict(X), net.predict(X))
-    assert clone(net).fit(X, Y).predict(X).shape == Y.shape
-
-
-def test_training_goes_on_with_guidance_after_a_pickle():
-    net = pickle.loads(pickle.dumps(trained([ValueGuidance(VALUE, X, Y)])))
-    net.partial_fit(X, Y)
-    assert dict(net.callbacks_)["ValueGuidance"].n_guided_ == 6 * 19
+    states = []
+    fitted = fit([states.append], scorer=clones, max_observations=3)
+    assert len(states) == 3
+    assert fitted.callbacks == [states.append]
 
 
-# traps ------------------------------------------------------------------------------------------
+def remember(state):
+    pass
 
 
-def test_clipping_before_it_is_refused_with_the_order_that_works():
-    with pytest.raises(ValueError, match="GradientNormClipping before it. Put ValueGuidance first"):
-        trained([GradientNormClipping(1.0), ValueGuidance(VALUE, X, Y)])
-
-
-def test_lbfgs_is_refused():
-    with pytest.raises(ValueError, match="LBFGS, whose line search.*Use SGD, Adam"):
-        trained([ValueGuidance(VALUE, X, Y)], optimizer=torch.optim.LBFGS)
-
-
-def test_a_net_of_accelerate_is_refused():
-    net = classifier(callbacks=[ValueGuidance(VALUE, X, Y)])
-    net.initialize()
-    net.__dict__["accelerator"] = object()
-    with pytest.raises(ValueError, match="accelerate.*Train without it"):
-        net.partial_fit(X, Y)
-
-
-@pytest.mark.parametrize("how", ["scaler", "autocast"])
-def test_mixed_precision_is_refused(how):
-    net = classifier(callbacks=[ValueGuidance(VALUE, X, Y)])
-    net.initialize()
-    if how == "scaler":
-        net.__dict__["scaler"] = torch.amp.GradScaler("cpu")
-    with (
-        torch.autocast("cpu", enabled=how == "autocast"),
-        pytest.raises(ValueError, match="mixed precision.*call add_value_gradient after"),
-    ):
-        net.partial_fit(X, Y)
-
-
-def test_a_net_without_callbacks_never_calls_it_and_the_count_tells():
-    guidance = ValueGuidance(VALUE, X, Y)
-    net = classifier(callbacks=[guidance])
-    net.set_params(callbacks="disable")
-    net.fit(X, Y)
-    assert getattr(guidance, "n_guided_", 0) == 0
-
-
-def test_an_initialized_net_takes_it_once_its_callbacks_are_initialized():
-    net = trained()
-    before = weights_of(net.module_)
-    net.set_params(callbacks=[ValueGuidance(VALUE, X, Y, guidance_weight=0.0)], lr=0.0)
-    net.partial_fit(X, Y)
-    assert "ValueGuidance" not in dict(net.callbacks_)  # skorch does not look again
-    net.initialize_callbacks().partial_fit(X, Y)
-    assert dict(net.callbacks_)["ValueGuidance"].n_guided_ == 3 * 19
-    assert same_weights(net.module_, before)
+def test_a_finetuner_with_a_callback_is_cloned_and_pickled():
+    fitted = fit([remember], max_observations=3)
+    assert pickle.loads(pickle.dumps(clone(fitted))).callbacks == [remember]
 
 
 @pytest.mark.parametrize(
-    ("value_function", "error", "message"),
+    "callbacks, expected",
     [
-        ("auto", TypeError, "must be a fitted value function. Got 'auto'"),
-        (None, TypeError, "must be a fitted value function. Got None"),
-        (AdapterValueFunction(), TypeError, "AdapterValueFunction, which reads adapter parameters"),
-        (BehaviourValueFunction(), ValueError, "must be fitted, and on what the module gives"),
-        (balanced_accuracy_value(3), ValueError, "must be fitted, and on what the module gives"),
+        (remember, "'callbacks' parameter of MetricOptFinetuner must be"),
+        ([remember, 3], "must be a list of functions fn\\(state\\). Got one with 3"),
+        ([EarlyStopping()], "Callbacks of skorch go to the net"),
     ],
-    ids=["a name", "none", "adapter", "never fitted", "other classes"],
 )
-def test_a_value_function_that_cannot_guide_is_named(value_function, error, message):
-    with pytest.raises(error, match=f"'value_function' parameter of ValueGuidance.*{message}"):
-        trained([ValueGuidance(value_function, X, Y)])
-    with pytest.raises(error, match=f"'value_function' parameter of add_value_gradient.*{message}"):
-        add_value_gradient(classifier().initialize().module_, value_function, X, Y)
+def test_what_is_no_list_of_functions_is_refused(callbacks, expected):
+    with pytest.raises((TypeError, ValueError), match=expected):
+        fit(callbacks)
 
 
-@pytest.mark.parametrize(
-    ("params", "message"),
-    [
-        ({"y": Y[:-1]}, "one label per row of X. Got shape"),
-        ({"y": Y + 0.5}, "encoded labels, 0 to n_classes - 1. Got"),
-        ({"guidance_weight": -1.0}, "a number that is not negative. Got -1.0"),
-        ({"guidance_weight": float("nan")}, "a number that is not negative. Got nan"),
-    ],
-    ids=["short", "fractions", "negative", "nan"],
-)
-def test_bad_rows_and_weights_are_named(params, message):
-    params = {"X": X, "y": Y} | params
-    with pytest.raises(ValueError, match=message):
-        trained([ValueGuidance(VALUE, **params)])
+def test_a_session_has_its_caller_in_the_loop_and_takes_no_callbacks():
+    net = trained(classifier(), X_FIT, Y_FIT)
+    with pytest.raises(TypeError, match="'callbacks' parameter is not one of MetricOptSession"):
+        MetricOptSession(FrozenEstimator(net), X_FIT, Y_FIT, callbacks=[remember])

@@ -744,14 +744,6 @@ def test_cross_validate_with_several_scorers():
     assert (again["test_score"] == results["test_f1"]).all()
 
 
-def test_verbose_shows_a_bar_with_score_and_budget(capsys):
-    fast(verbose=1).fit(X, Y)
-    shown = capsys.readouterr().err
-    assert "MetricOpt" in shown and "/16" in shown and "best=" in shown
-    fast().fit(X, Y)
-    assert not capsys.readouterr().err
-
-
 @pytest.mark.parametrize("optimizer, lr", [("adam", 0.05), ("sgd", 2.0), (torch.optim.AdamW, 0.05)])
 def test_optimizers(optimizer, lr):
     assert fast(optimizer=optimizer, lr=lr).fit(X, Y).adapter_params_.any()

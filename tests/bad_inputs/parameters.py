@@ -105,6 +105,7 @@ CASES = [
     *_range("error_score", 0, "ignore", None),
     *_range("checkpoint_dir", 3, b"folder"),
     *_range("n_jobs", 0, 1.5, "all"),
+    *_range("callbacks", print, [3], "print"),
     *_range("verbose", -1, "yes"),
     *_range("adapter", "lora", None, 3),
     *_range("value_function", "mlp", None, dict),

@@ -1,0 +1,62 @@
+"""Parts of the method that have a default by the kind of estimator."""
+
+from __future__ import annotations
+
+import copy
+
+from sk_metricopt.exploration import BaseExploration, PortfolioExploration, RetrievalExploration
+from sk_metricopt.value_functions import (
+    AdapterValueFunction,
+    BaseValueFunction,
+    BehaviourValueFunction,
+    RetrievalValueFunction,
+)
+from sk_metricopt.value_functions._base import cannot_start_warm
+
+
+def value_function_of(given, searches: bool, warm: bool) -> BaseValueFunction:
+    """Return the value function that a parameter stands for, a copy of one that is given.
+
+    Parameters
+    ----------
+    given : {"auto", "adapter"} or BaseValueFunction
+    searches : bool
+        Whether the estimator embeds.
+    warm : bool
+        Whether it is to go on from what it learned.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If it cannot, or reads another kind of outputs.
+    """
+    default = RetrievalValueFunction if searches else BehaviourValueFunction
+    if isinstance(given, str) and warm:
+        raise cannot_start_warm(f"{given!r}, which has learned nothing yet")
+    if given == "auto":
+        return default()
+    if given == "adapter":
+        return AdapterValueFunction()
+    # One of ours for the other kind of outputs would fail deep inside, or not even that.
+    if isinstance(given, BehaviourValueFunction) and searches != isinstance(
+        given, RetrievalValueFunction
+    ):
+        raise TypeError(
+            "The 'value_function' parameter of MetricOptFinetuner must read what the estimator "
+            f"puts out. Got {type(given).__name__} instead. Use {default.__name__}, or 'auto'."
+        )
+    return copy.deepcopy(given)
+
+
+def exploration_of(given, searches: bool) -> BaseExploration:
+    """Return the exploration that a parameter stands for, a copy of one that is given.
+
+    Parameters
+    ----------
+    given : "auto" or BaseExploration
+    searches : bool
+        Whether the estimator embeds.
+    """
+    if given != "auto":
+        return copy.deepcopy(given)
+    return RetrievalExploration() if searches else PortfolioExploration()
