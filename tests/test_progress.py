@@ -76,7 +76,7 @@ def test_the_log_tells_those_who_look_for_faults_of_the_plan_and_of_the_value_fu
         finetuner().fit(X, Y)
     told = "\n".join(r.getMessage() for r in caplog.records if r.levelno == logging.DEBUG)
     assert "Plan(vmap=" in told
-    assert re.search(r"value function fits \d+ observations", told)
+    assert re.search(r"value function learns from \d+ points", told)
 
 
 def test_a_fit_says_nothing_where_nobody_set_up_logging(capfd):

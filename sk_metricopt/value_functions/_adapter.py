@@ -232,7 +232,16 @@ class AdapterValueFunction(BaseValueFunction):
         return mean - self.caution * std
 
     def embed(self, descriptors: Tensor) -> Tensor:
-        """Return embeddings (n_candidates, n_members * 8), in which scores are in order."""
+        """Return where the networks put points before they read scores off: in their order.
+
+        Parameters
+        ----------
+        descriptors : Tensor of shape (n_candidates, n_params)
+
+        Returns
+        -------
+        Tensor of shape (n_candidates, n_members * 8)
+        """
         members = _networks.embedded(self._on(descriptors), self._inputs(descriptors))
         return members.transpose(0, 1).flatten(1)
 

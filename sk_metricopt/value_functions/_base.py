@@ -16,7 +16,7 @@ from sk_metricopt.value_functions._file import Fields, read, write
 class TrajectoryPoints:
     """Points on trajectories, those observed first, each in the order they came.
 
-    Attributes
+    Parameters
     ----------
     descriptors : ndarray of shape (n_points, n_descriptors)
     scores : ndarray of shape (n_points,)
@@ -25,6 +25,15 @@ class TrajectoryPoints:
         Which one; -1 for the model as it came. An agent that restarts begins another one.
     step : ndarray of int of shape (n_points,)
         Optimizer steps taken on it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sk_metricopt.value_functions import TrajectoryPoints
+    >>> scores = np.array([0.5, 0.7, np.nan])
+    >>> points = TrajectoryPoints(np.zeros((3, 2)), scores, np.array([-1, 0, 0]), np.arange(3))
+    >>> points.observed().step
+    array([0, 1])
     """
 
     descriptors: np.ndarray
@@ -33,7 +42,12 @@ class TrajectoryPoints:
     step: np.ndarray
 
     def observed(self) -> TrajectoryPoints:
-        """Return those with a score."""
+        """Return those with a score.
+
+        Returns
+        -------
+        TrajectoryPoints
+        """
         known = np.isfinite(self.scores) & np.isfinite(self.descriptors).all(axis=1)
         return TrajectoryPoints(*(column[known] for column in vars(self).values()))
 
@@ -132,6 +146,10 @@ class BaseValueFunction(ABC):
         Parameters
         ----------
         points : TrajectoryPoints
+
+        Returns
+        -------
+        self : BaseValueFunction
         """
         known = points.observed()
         return self.fit(known.descriptors, known.scores)
@@ -142,6 +160,10 @@ class BaseValueFunction(ABC):
         Parameters
         ----------
         descriptors : Tensor of shape (n_candidates, n_descriptors)
+
+        Returns
+        -------
+        Tensor of shape (n_candidates,)
         """
         return self.predict(descriptors)
 
