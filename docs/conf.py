@@ -46,6 +46,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 autosummary_generate = True
+toc_object_entries_show_parents = "hide"
 autodoc_typehints = "none"  # numpydoc's sections say more
 default_role = "literal"
 numpydoc_show_class_members = False  # the class template lists them
@@ -74,7 +75,7 @@ html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
     "logo": {"text": "sk_metricopt"},
-    "show_prev_next": True,
+    "header_links_before_dropdown": 7,
     "navigation_with_keys": False,
     "footer_start": ["copyright"],
     "footer_end": ["theme-version"],
@@ -82,7 +83,7 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-html_sidebars = {"index": [], "install": [], "quickstart": [], "tutorial": []}
+html_sidebars = {"index": []}
 
 # Pages are read on code hosts too, where a link leads to the file itself.
 _FILES = {
@@ -90,6 +91,7 @@ _FILES = {
     "../CHANGELOG.md": "changelog.md",
     "../CONTRIBUTING.md": "contributing.md",
     "../SECURITY.md": "security.md",
+    "../examples/GALLERY_HEADER.rst": "auto_examples/index.rst",
     "../examples/quickstart.py": "quickstart.md",
 }
 

@@ -12,7 +12,9 @@ from types import SimpleNamespace
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+from sklearn.datasets import load_digits
 from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import train_test_split
 
 from sk_metricopt import MetricOptFinetuner
 
@@ -24,9 +26,20 @@ BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#777777"  # Okabe 
 N_SEEDS = 10
 
 
-def fit(seed: int) -> SimpleNamespace:
+def load_clean(seed: int) -> tuple[np.ndarray, ...]:
+    """Return rows as the quickstart's, with the labels that training rows ought to have."""
+    X, y = load_digits(return_X_y=True)
+    X = (X / 16).astype(np.float32)
+    X_train, X, y_train, y = train_test_split(X, y, train_size=700, stratify=y, random_state=seed)
+    X_val, X_test, y_val, y_test = train_test_split(
+        X, y, train_size=500, stratify=y, random_state=seed
+    )
+    return X_train, y_train, X_val, y_val, X_test, y_test
+
+
+def fit(rows: tuple[np.ndarray, ...], seed: int) -> SimpleNamespace:
     """Return a fit of the quickstart and what its test rows gained."""
-    X_train, y_train, X_val, y_val, X_test, y_test = QUICKSTART.load_data(seed)
+    X_train, y_train, X_val, y_val, X_test, y_test = rows
     net = QUICKSTART.train_net(X_train, y_train, max_epochs=30, seed=seed)
     model = MetricOptFinetuner(
         FrozenEstimator(net), scoring=QUICKSTART.minus_cost, random_state=seed
@@ -53,7 +66,7 @@ def draw_trajectories(model: MetricOptFinetuner, path: Path) -> None:
     left.axhline(before, color="black", ls="--", lw=1, label="the net as it came")
     left.set(xlabel="optimizer steps of φ", ylabel="euros per 100 digits, out of fold")
     left.set_title("150 observations of one fit: less is better")
-    left.legend(loc="upper right", fontsize=9)
+    left.legend(loc="center right", fontsize=9)
 
     error = model.score_gain_se_
     right.axhline(before, color="black", ls="--", lw=1)
@@ -63,43 +76,55 @@ def draw_trajectories(model: MetricOptFinetuner, path: Path) -> None:
     right.errorbar(1, chosen, error, fmt="D", color=GREEN, ms=7, capsize=4)
     right.annotate("chosen,\njudged", (1, chosen - error), (0, -6), **_BELOW)
     right.set(xlim=(-0.7, 1.7), xticks=[], title="In the end")
+    right.set_ylim(bottom=euros.min() - 1.4)
     figure.savefig(path, dpi=140)
 
 
 _BELOW = {"textcoords": "offset points", "ha": "center", "va": "top", "fontsize": 9}
 
 
-def draw_luck(fits: list[SimpleNamespace], path: Path) -> None:
+def draw_luck(groups: dict[str, list[SimpleNamespace]], path: Path) -> None:
     """Draw what the best observation promised, what was judged, and what test rows gained."""
-    seeds = np.arange(len(fits))
-    best = [np.nanmax(f.model.observations_["score"]) - f.model.initial_score_ for f in fits]
-    judged = [f.model.score_gain_ for f in fits]
-    error = [f.model.score_gain_se_ for f in fits]
-    test = [f.test_gain for f in fits]
-    figure, axes = plt.subplots(figsize=(9, 3.8), layout="constrained")
-    axes.axhline(0, color="black", lw=0.8)
-    looks = [
-        (best, None, "x", GREY, -0.2, "best observed"),
-        (judged, error, "D", GREEN, 0.0, "judged, and its standard error"),
-        (test, None, "*", ORANGE, 0.2, "test rows"),
-    ]
-    for values, errors, marker, color, shift, name in looks:
-        label = f"{name}: {np.mean(values):.1f} on average"
-        style = {"fmt": marker, "color": color, "ms": 8, "mew": 1.5, "capsize": 3}
-        axes.errorbar(seeds + shift, values, errors, label=label, **style)
-    axes.set(xticks=seeds, xlabel="seed: other rows, another net", ylabel="euros saved per 100 digits")
-    axes.set_ylim(bottom=min(0, *test) - 2, top=max(best) * 1.35)
-    axes.legend(loc="upper center", ncols=3, fontsize=9)
+    figure, both = plt.subplots(
+        2, 1, figsize=(9, 6.4), sharex=True, height_ratios=[1, 1], layout="constrained"
+    )
+    for axes, (title, fits) in zip(both, groups.items(), strict=True):
+        seeds = np.arange(len(fits))
+        first = [fit.model.initial_score_ for fit in fits]
+        best = [np.nanmax(fit.model.observations_["score"]) for fit in fits] - np.array(first)
+        judged = [fit.model.score_gain_ for fit in fits]
+        error = [fit.model.score_gain_se_ for fit in fits]
+        test = [fit.test_gain for fit in fits]
+        axes.axhline(0, color="black", lw=0.8)
+        looks = [
+            (best, None, "x", GREY, -0.2, "best observed"),
+            (judged, error, "D", GREEN, 0.0, "judged, and its standard error"),
+            (test, None, "*", ORANGE, 0.2, "test rows, after the guard"),
+        ]
+        for values, errors, marker, color, shift, name in looks:
+            label = f"{name}: {np.mean(values):.2f} on average"
+            style = {"fmt": marker, "color": color, "ms": 7, "mew": 1.5, "capsize": 3}
+            axes.errorbar(seeds + shift, values, errors, label=label, **style)
+        changed = sum(fit.model.improved_ for fit in fits)
+        axes.set(title=f"{title}: the guard let {changed} of {len(fits)} pass")
+        axes.set(xticks=seeds, ylabel="euros saved per 100 digits")
+        axes.margins(y=0.08)
+        axes.legend(
+            loc="upper left", bbox_to_anchor=(0, -0.12), ncols=3, fontsize=8.5, frameon=False
+        )
+    axes.set_xlabel("seed: other rows, another net", labelpad=28)
     figure.savefig(path, dpi=140)
 
 
 def main() -> None:
     """Fit, and write both images."""
     matplotlib.use("agg")
-    fits = [fit(seed) for seed in range(N_SEEDS)]
+    careless = [fit(QUICKSTART.load_data(seed), seed) for seed in range(N_SEEDS)]
+    clean = [fit(load_clean(seed), seed) for seed in range(N_SEEDS)]
     (DOCS / "images").mkdir(exist_ok=True)
-    draw_trajectories(fits[0].model, DOCS / "images" / "method_trajectories.png")
-    draw_luck(fits, DOCS / "images" / "method_luck.png")
+    draw_trajectories(careless[0].model, DOCS / "images" / "method_trajectories.png")
+    groups = {"A third of the training labels drawn at random": careless, "Clean labels": clean}
+    draw_luck(groups, DOCS / "images" / "method_luck.png")
 
 
 if __name__ == "__main__":

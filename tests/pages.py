@@ -1,6 +1,6 @@
 """Run the code of documentation pages, and write what it prints below it.
 
-    python -m tests.pages docs/tutorial.md           # run; words, minutes to read, CPU seconds to run
+    python -m tests.pages docs/tutorial.md           # run; words, minutes to read, seconds to run
     python -m tests.pages --write docs/tutorial.md   # the same, and write the output on the page
 
 The ``python`` blocks of a page run from top to bottom as one module. A ``text`` block that follows
@@ -21,6 +21,8 @@ import time
 import types
 from pathlib import Path
 
+from sklearn import config_context
+
 ROOT = Path(__file__).parents[1]
 WORDS_PER_MINUTE = 200
 BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?P<shown>\n```text\n.*?^```\n)?", re.S | re.M)
@@ -40,7 +42,8 @@ def run(page: str) -> str:
     module = types.ModuleType("page")
     sys.modules["page"] = module
     try:
-        return BLOCK.sub(lambda block: _run_block(block, page, text, module), text)
+        with config_context():  # a page may set what holds for the process
+            return BLOCK.sub(lambda block: _run_block(block, page, text, module), text)
     finally:
         del sys.modules["page"]
 
@@ -66,7 +69,9 @@ def main() -> int:
             new = run(page)
         seconds = time.process_time() - began
         words = len(re.findall(r"\w+(?:['’.-]\w+)*", new))
-        print(f"{page}: {words} words, {words / WORDS_PER_MINUTE:.1f} min; ran in {seconds:.1f} CPU s")
+        print(
+            f"{page}: {words} words, {words / WORDS_PER_MINUTE:.1f} min; ran in {seconds:.1f} CPU s"
+        )
         if arguments.write:
             (ROOT / page).write_text(new, "utf-8")
     return 0
