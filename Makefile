@@ -1,7 +1,9 @@
 PYTHON ?= python
 RESULTS ?= results.csv
 
-.PHONY: install lint test test-slow fuzz-loaders quickstart bench bench-retrieval bench-post-shift bench-throughput
+SPHINX = $(PYTHON) -m sphinx -q -W --keep-going docs docs/_build/html
+
+.PHONY: install lint test test-slow fuzz-loaders docs docs-quick docs-output docs-figures quickstart bench bench-retrieval bench-post-shift bench-throughput
 
 install:
 	$(PYTHON) -m pip install -c constraints.txt -e ".[dev]"
@@ -21,6 +23,20 @@ test-slow:
 # 1,000 damaged files; CI loads some of them.
 fuzz-loaders:
 	$(PYTHON) -m pytest -s -m slow tests/test_loader_fuzz.py
+
+# The site, in docs/_build/html; warnings are errors. The quick one shows the gallery without running it.
+docs:
+	$(SPHINX)
+
+docs-quick:
+	DOCS_GALLERY=0 $(SPHINX)
+
+# Run the code of all pages, and write below it what it prints.
+docs-output:
+	$(PYTHON) -m tests.pages --write
+
+docs-figures:
+	$(PYTHON) docs/figures.py
 
 quickstart:
 	$(PYTHON) examples/quickstart.py

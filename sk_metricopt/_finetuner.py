@@ -132,7 +132,7 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         Labels; a retriever has none.
     n_features_in_ : int
         Number of features, for two-dimensional `X`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, where `X` has string column names.
     adapter_params_ : ndarray of shape (n_params,)
         φ; zero unless `improved_`.

@@ -106,7 +106,7 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
         Labels.
     n_features_in_ : int
         Number of features, where the fitted estimator tells.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, where the fitted estimator tells.
     initial_score_ : float
         Score of the estimator as it is, on the validation rows.

@@ -197,7 +197,7 @@ class EmbeddingRetriever(
         What finds neighbours in the gallery.
     n_features_in_ : int
         Number of features, for two-dimensional `X`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, where `X` has string column names.
     history_ : skorch.History
         Of the net's training, where it was trained.

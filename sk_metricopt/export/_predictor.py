@@ -70,7 +70,7 @@ class OnnxPredictor(BaseEstimator):
         Adapters that the file knows by name.
     n_features_in_ : int
         Number of features, for two-dimensional `X`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, where the exported estimator was fitted on some.
 
     Raises
