@@ -83,20 +83,25 @@ class Observer:
         if not points or (self.points and self.engine.stop.reason):
             return
         phi = torch.stack([p.phi for p in points])
-        answers = self.task.answers(phi)
-        if not self.points:
-            self.task.start(self.value_function, answers)
-        described = self.task.describe(self.value_function, phi, answers)
+        answers = self.answers(phi)
         guided = any(p.phase == "guide" for p in points)
-        guesses = (
-            self.value_function.predict(described).tolist() if guided else [np.nan] * len(points)
-        )
-        for point, of_point, guess in zip(points, answers, guesses, strict=True):
+        with self.engine.clock.on("value function"):
+            if not self.points:
+                self.task.start(self.value_function, answers)
+            described = self.task.describe(self.value_function, phi, answers)
+            guesses = self.value_function.predict(described).tolist() if guided else None
+        unknown = [np.nan] * len(points)
+        for point, of_point, guess in zip(points, answers, guesses or unknown, strict=True):
             point.index = self._enter(point, of_point, guess)
         yield
         observed = [p for p in points if self.engine.observed(p.index)]
         self.points.extend(observed)
         self._descriptors.extend(described[: len(observed)].cpu().numpy())
+
+    def answers(self, phi: Tensor):
+        """Return what each candidate of `phi` (J, T, n_params) answers on the validation rows."""
+        with self.engine.clock.on("evaluation"):
+            return self.task.answers(phi)
 
     def record(self, points: list[Point], answers: list) -> Rounds[list[int]]:
         """Observe what points off trajectories answer; return the indices of those observed."""
@@ -128,4 +133,5 @@ class Observer:
 
     def learn(self) -> None:
         """Fit the value function on everything observed."""
-        self.value_function.fit(*self.observed())
+        with self.engine.clock.on("value function"):
+            self.value_function.fit(*self.observed())
