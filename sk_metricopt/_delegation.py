@@ -49,6 +49,11 @@ class DelegationMixin:
 
     def _as_it_came(self):
         """Return this estimator around the net before it was finetuned."""
+        if not hasattr(self, "initial_estimator_"):
+            raise ValueError(
+                "The model as it came is needed to compare with. Got a MetricOptFinetuner whose "
+                "initial_estimator_ was deleted. Compare before deleting it, or fit again."
+            )
         model = copy.copy(self)
         model.estimator_ = self.initial_estimator_
         return model

@@ -122,4 +122,3 @@ def set_results(
         adapter_norms=adapter_norms,
         seconds=engine.clock.split(),
     )
-

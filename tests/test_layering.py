@@ -20,6 +20,7 @@ LEVELS = {
     "_stopping": 0,
     "_identity": 0,
     "_clock": 0,
+    "_drawing": 0,
     "_journal": 1,
     "_progress": 0,
     "_validation": 0,
@@ -105,7 +106,8 @@ SIBLINGS = {
     ("_onnx_mixin", "export"),  # the one way up: imported when a method is called
 }
 # Libraries that only these rooms may know.
-RESERVED = {
+RESERVED: dict[str, set] = {
+    "matplotlib": set(),  # by import_optional_dependency, when something is drawn
     "onnx": {"export"},
     "onnx_ir": {"export"},
     "onnxruntime": {"export"},
