@@ -9,8 +9,6 @@ from sklearn.utils._param_validation import StrOptions, validate_parameter_const
 
 from sk_metricopt import _drawing
 from sk_metricopt._optional import import_optional_dependency
-from sk_metricopt._roles import is_retriever
-from sk_metricopt._scoring import scorer_name
 from sk_metricopt.inspection._comparison import (
     ClassifierComparison,
     Comparison,

@@ -55,7 +55,6 @@ from sk_metricopt.value_functions import (
     RetrievalValueFunction,
 )
 
-
 _PATIENCE = 5  # failures of the scorer in a row that end a run
 
 

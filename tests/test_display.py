@@ -127,7 +127,7 @@ def test_trajectories_are_the_observations_by_step():
 def test_guided_agents_are_beside_what_was_predicted_of_them_with_a_band():
     est, display = finetuner(), shown("finetuner, trajectories")
     seen, guided = est.observations_, est.observations_["phase"] == "guide"
-    observed = [line for line in lines(display, "guided")]
+    observed = lines(display, "guided")
     predicted = [line for line in lines(display, "predicted, ± its error") if line.get_marker()]
     assert np.sort(np.concatenate([line.get_ydata() for line in observed])).tolist() == sorted(
         seen["score"][guided]
@@ -223,7 +223,7 @@ def test_change_of_classes_is_that_of_their_recalls():
         for decided in (old, est.predict(X_TEST))
     ]
     order = np.argsort(recalls[1] - recalls[0])
-    counts = [(Y_TEST == est.classes_[k]).sum() for k in order]
+    counts = [(est.classes_[k] == Y_TEST).sum() for k in order]
     assert names == [f"{est.classes_[k]} ({n})" for k, n in zip(order, counts, strict=True)]
     (before,) = (line for line in display.ax_.lines if line.get_label() == "before")
     assert before.get_xdata().tolist() == recalls[0][order].tolist()

@@ -265,7 +265,7 @@ def test_interval_of_accuracy_is_as_wide_as_theory_says():
     old, new = before_and_after(est)
     change = (new == Y_TEST).astype(float) - (old == Y_TEST)
     # Rows are drawn within classes: their variances add up.
-    variance = sum(change[Y_TEST == c].var() * (Y_TEST == c).sum() for c in NAMES)
+    variance = sum(change[c == Y_TEST].var() * (c == Y_TEST).sum() for c in NAMES)
     expected = 2 * 1.96 * math.sqrt(variance) / len(Y_TEST)
     assert report.gain_high - report.gain_low == pytest.approx(expected, rel=0.1)
     assert report.gain_low < report.gain < report.gain_high
