@@ -16,7 +16,7 @@ from sk_metricopt._scoring import scorer_name
 class FitReport:
     """What a fit found, and what it took.
 
-    Attributes
+    Parameters
     ----------
     scorer : str
         Name of the metric.

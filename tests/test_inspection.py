@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import (
@@ -52,7 +53,7 @@ from tests.inspected import (
     retriever,
     unchanged,
 )
-from tests.nets import classifier
+from tests.nets import classifier, log_likelihood
 
 CLASSIFIERS = {"finetuner": finetuner, "post shift": post_shift}
 
@@ -91,6 +92,16 @@ def test_pickled_finetuner_can_be_inspected_and_a_clone_carries_nothing():
     np.testing.assert_array_equal(est.resampled_gains_, finetuner().resampled_gains_)
     assert repr(report_on(est)) == repr(report_on(finetuner()))
     assert not [name for name in vars(clone(est)) if name.endswith("_")]
+
+
+def test_initial_estimator_is_kept_without_the_state_of_its_training():
+    # Adam's moments alone are twice the weights.
+    net = classifier(module__n_classes=3, module__hidden=2000, optimizer=torch.optim.Adam, lr=0.01)
+    few = {**FEW, "max_observations": 6, "guard_z": None}
+    est = MetricOptFinetuner(net, scoring=log_likelihood, **few).fit(X[:300], Y[:300])
+    assert est.improved_
+    sizes = [len(pickle.dumps(net)) for net in (est.initial_estimator_, est.estimator_)]
+    assert sizes[0] < 1.1 * sizes[1]
 
 
 def test_fit_that_fails_leaves_no_net_of_an_earlier_one():

@@ -27,6 +27,7 @@ def test_quickstart_reports_and_exports(capsys):
         "docs/user_guide.md",
         "docs/retrieval.md",
         "docs/post_shift.md",
+        "docs/inspection.md",
         "docs/deployment.md",
         "docs/reliability.md",
     ],

@@ -37,10 +37,10 @@ _SHOWN_AS = {  # the arrow says which way is better
 }
 _STYLE = (
     "<style>.sk-metricopt table{border-collapse:collapse;margin:.6em 0}"
-    ".sk-metricopt caption{text-align:left;font-weight:bold;padding:.2em 0}"
+    ".sk-metricopt caption{text-align:left;font-weight:bold;padding:.2em 0;white-space:nowrap}"
     ".sk-metricopt th,.sk-metricopt td{padding:.15em .8em;text-align:right}"
-    ".sk-metricopt th:first-child{text-align:left;font-weight:normal}"
-    ".sk-metricopt thead th{border-bottom:1px solid currentColor;font-weight:bold}</style>"
+    ".sk-metricopt th:first-child{text-align:left}.sk-metricopt tbody th{font-weight:normal}"
+    ".sk-metricopt thead th{border-bottom:1px solid currentColor}</style>"
 )
 
 
@@ -50,7 +50,7 @@ class FinetuningReport:
 
     In a notebook it shows itself as tables.
 
-    Attributes
+    Parameters
     ----------
     scorer : str
         Name of the metric.
@@ -58,10 +58,8 @@ class FinetuningReport:
         Rows, and paired resamples of them.
     before, after : float
         Score of the model as it came, and of the fitted estimator.
-    gain : float
-        The difference.
     gain_low, gain_high : float
-        Between which the gain is on 95 % of the resamples; NaN where the scorer fails on all.
+        Between which the gain in score is on 95 % of the resamples; NaN where the scorer fails on all.
     metrics : dict of str to tuple of float
         Other metrics, before and after. Of a classifier ``accuracy``, ``macro_f1``, ``log_loss``,
         ``brier_score`` and ``calibration_error``: the mean distance between what the likeliest
@@ -77,6 +75,11 @@ class FinetuningReport:
         their value. ``pandas.DataFrame(report.changes)`` is a table.
     fit : FitReport
         What the fit itself found on its validation rows.
+
+    Attributes
+    ----------
+    gain : float
+        `after` less `before`.
 
     See Also
     --------
