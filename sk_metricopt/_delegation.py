@@ -52,7 +52,7 @@ class DelegationMixin:
         if not hasattr(self, "initial_estimator_"):
             raise ValueError(
                 "The model as it came is needed to compare with. Got a MetricOptFinetuner whose "
-                "initial_estimator_ was deleted. Compare before deleting it, or fit again."
+                "initial_estimator_ was deleted. Compare before that, or fit again."
             )
         model = copy.copy(self)
         model.estimator_ = self.initial_estimator_

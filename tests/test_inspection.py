@@ -197,6 +197,8 @@ def test_session_says_that_scores_were_told():
     while not session.finished:
         for candidate in session.ask():
             session.tell(candidate.id, accuracy(candidate.estimator, X, Y), se=0.01)
+        with pytest.raises(NotFittedError):
+            report_on(candidate.estimator)
     est = session.result()
     assert est.report_.scorer == "scores told"
     assert report_on(est, X[600:], Y[600:]).scorer == "accuracy"
@@ -298,6 +300,12 @@ def test_resamples_keep_the_counts_of_classes_and_both_models_get_the_same():
     assert len(set(before)) == 5
     for drawn in before:
         assert sorted(drawn) == sorted(Y_TEST)
+
+
+def test_resamples_come_in_parts_where_all_would_take_much_memory(monkeypatch):
+    whole = report_on(finetuner())
+    monkeypatch.setattr("sk_metricopt.inspection._comparison._ROWS_AT_ONCE", 7 * len(Y_TEST))
+    assert repr(report_on(finetuner())) == repr(whole)
 
 
 def test_unchanged_model_has_no_gain_and_no_changes():

@@ -23,6 +23,7 @@ from sk_metricopt._tasks._search import RetrieverResponse, SearchPart
 from sk_metricopt.metrics import make_retrieval_scorer
 
 _BINS = 10
+_ROWS_AT_ONCE = 2**24  # of resamples in memory
 
 
 class Comparison:
@@ -56,14 +57,25 @@ class Comparison:
         scores = [self._scored(r, bags, seed) for r in self._responses[: 1 + self._changed]]
         return np.stack([scores[0], scores[-1]])
 
+    def gains(self, n_resamples: int, seed: int) -> np.ndarray:
+        """Return the difference of scores on each of `n_resamples` resamples."""
+        rng, everything = np.random.RandomState(seed), np.arange(len(self.y))
+        at_once = max(1, _ROWS_AT_ONCE // len(everything))
+        gains = []
+        for start in range(0, n_resamples, at_once):
+            n = min(at_once, n_resamples - start)
+            bags = self.resampling.draw(everything, n, rng)
+            gains.append(np.diff(self.scores(bags, seed + start), axis=0)[0])
+        return np.concatenate(gains)
+
     def _scored(self, response: Response, bags: list, seed: int) -> list[float]:
         questions = [Question(response, bag, seed + k) for k, bag in enumerate(bags)]
-        found = []
+        found, on_all = [], bags[0] is None
         with warnings.catch_warnings():
-            if bags != [None]:
+            if not on_all:
                 warnings.simplefilter("ignore")  # ill-defined on a few rows: of no use to anyone
             for answer in answers(questions, n_jobs=1):
-                if answer.error is not None and bags == [None]:
+                if answer.error is not None and on_all:
                     raise answer.error
                 found.append(answer.score)
         return found
@@ -218,3 +230,4 @@ def check_comparable(est, caller: str) -> None:
             "search its best_estimator_."
         )
     check_is_fitted(est)
+    check_is_fitted(est, "report_")  # a session's candidate predicts, but has seen no end of a fit

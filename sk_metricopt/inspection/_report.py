@@ -59,7 +59,7 @@ class FinetuningReport:
     before, after : float
         Score of the model as it came, and of the fitted estimator.
     gain_low, gain_high : float
-        Between which the gain in score is on 95 % of the resamples; NaN where the scorer fails on all.
+        Between which the gain is on 95 % of the resamples; NaN where the scorer fails on all.
     metrics : dict of str to tuple of float
         Other metrics, before and after. Of a classifier ``accuracy``, ``macro_f1``, ``log_loss``,
         ``brier_score`` and ``calibration_error``: the mean distance between what the likeliest
@@ -267,10 +267,7 @@ def finetuning_report(est, X_test, y_test, *, n_resamples=1000, random_state=0, 
     with seeded(seed):
         comparison = compared(est, X_test, y_test, _CALLER, params)
         (before,), (after,) = comparison.scores([None], seed)
-        rng, everything = np.random.RandomState(seed), np.arange(len(comparison.y))
-        bags = comparison.resampling.draw(everything, n_resamples, rng)
-        gains = np.diff(comparison.scores(bags, seed), axis=0)[0]
-        low, high = _interval(gains)
+        low, high = _interval(comparison.gains(n_resamples, seed))
         about: dict = _ABOUT[type(comparison)](comparison)
     return FinetuningReport(
         scorer=scorer_name(est.scoring, est.scorer_),
