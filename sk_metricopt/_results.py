@@ -35,7 +35,8 @@ class FitReport:
     adapter_norms : dict of str to float
         Norm of φ at each host layer; empty for a post-shift.
     seconds : dict of str to float
-        Wall-clock time of each part, and in total. Two reports are equal whatever these are.
+        Wall-clock time of each part, and in total; of a session waiting for scores is in "other".
+        Two reports are equal whatever these are.
 
     Examples
     --------
