@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sk_metricopt._lazy import lazy
 
 if TYPE_CHECKING:
+    from sk_metricopt._display import MetricOptDisplay
     from sk_metricopt._finetuner import MetricOptFinetuner
     from sk_metricopt._post_shift import PostShiftClassifier
     from sk_metricopt._retriever import EmbeddingRetriever
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EmbeddingRetriever",
+    "MetricOptDisplay",
     "MetricOptFinetuner",
     "MetricOptSession",
     "PostShiftClassifier",
@@ -27,6 +29,7 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "EmbeddingRetriever": "_retriever",
+        "MetricOptDisplay": "_display",
         "MetricOptFinetuner": "_finetuner",
         "MetricOptSession": "_session",
         "PostShiftClassifier": "_post_shift",

@@ -238,6 +238,10 @@ class AdaptedNet:
                 host.register_parameter(key, nn.Parameter(new, requires_grad=trains))
         return module
 
+    def norms(self, phi: Tensor) -> dict[str, float]:
+        """Return the Euclidean norm of φ (n_params,) at each host."""
+        return {name: float(phi[part].norm()) for name, part in self._slices.items()}
+
     def shift_params(self, shift: Tensor) -> Tensor:
         """Return φ increments (..., n_params) for shifts (..., K) of the last host's output.
 

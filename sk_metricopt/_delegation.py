@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 from sklearn.utils._set_output import _wrap_data_with_container
@@ -44,6 +46,17 @@ class DelegationMixin:
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "estimator_")
+
+    def _as_it_came(self):
+        """Return this estimator around the net before it was finetuned."""
+        if not hasattr(self, "initial_estimator_"):
+            raise ValueError(
+                "The model as it came is needed to compare with. Got a MetricOptFinetuner whose "
+                "initial_estimator_ was deleted. Compare before that, or fit again."
+            )
+        model = copy.copy(self)
+        model.estimator_ = self.initial_estimator_
+        return model
 
     def _checked(self, X) -> np.ndarray:
         check_is_fitted(self)

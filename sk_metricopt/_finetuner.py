@@ -20,6 +20,7 @@ from sklearn.utils.validation import _check_method_params
 from sk_metricopt import _skorch, _validation
 from sk_metricopt._adapted import AdaptedNet
 from sk_metricopt._checkpoint import bound_subject, opened_journal, seed_of
+from sk_metricopt._clock import Clock
 from sk_metricopt._defaults import exploration_of, value_function_of
 from sk_metricopt._delegation import DelegationMixin
 from sk_metricopt._finetuning import Finetuning, Settings
@@ -30,7 +31,7 @@ from sk_metricopt._observer import Observer, scored
 from sk_metricopt._post_shift import PostShiftClassifier
 from sk_metricopt._progress import progress
 from sk_metricopt._random import seeded
-from sk_metricopt._results import set_results
+from sk_metricopt._results import set_finetuned
 from sk_metricopt._roles import Data, Subject, check_estimator_kind, is_retriever, net_of
 from sk_metricopt._scoring import ValidationRows
 from sk_metricopt._stopping import Stop
@@ -126,6 +127,8 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
     estimator_ : skorch net or EmbeddingRetriever
         The finetuned net, adapters folded into its weights. It works on encoded labels. A
         retriever's gallery is the rows of `fit`.
+    initial_estimator_ : skorch net or EmbeddingRetriever
+        The net before it was finetuned; `estimator_` itself unless `improved_`.
     scorer_ : callable
         The metric.
     classes_ : ndarray of shape (n_classes,)
@@ -146,6 +149,8 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         Score of the model returned: an out-of-fold estimate, not the best value observed.
     score_gain_, score_gain_se_ : float
         Gain that the guard judged, and its paired standard error on resamples.
+    resampled_gains_ : ndarray of shape (n_resamples,)
+        That gain on each resample; empty where none was judged.
     improved_ : bool
         Whether the guard let the finetuned model pass. If not, decisions are those of the model
         as it came.
@@ -160,6 +165,8 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
     observations_ : dict of ndarray
         Columns ``step``, ``trajectory``, ``phase``, ``score`` and ``predicted_score``, a row per
         observation; ``pandas.DataFrame(est.observations_)`` is a table.
+    report_ : sk_metricopt.inspection.FitReport
+        All of this in short, and where the time went.
     history_ : skorch.History
         Of the net's own training.
 
@@ -316,8 +323,9 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         _check_order(self.estimator)
         check_estimator_kind(self.estimator)
         self._value_function()  # what cannot be used is not found after the net is trained
-        self.__dict__.pop("estimator_", None)  # a fit that fails leaves no fitted estimator
-        stop = Stop(self.max_time)
+        for name in ("estimator_", "initial_estimator_"):  # a fit that fails leaves none
+            self.__dict__.pop(name, None)
+        stop, clock = Stop(self.max_time), Clock()
         with opened_journal(self) as journal:
             seed = seed_of(self, journal)
             device = _skorch.device_of(net_of(self.estimator))
@@ -325,12 +333,13 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
                 # Operators without a batching rule loop inside vmap; the plan has looked at that.
                 warnings.filterwarnings("ignore", ".*performance drop.*", UserWarning)
                 data = self._split(X, y, X_val, y_val, params, seed)
-                subject = bound_subject(self, data, seed, journal, stop)
+                with clock.on("training"):
+                    subject = bound_subject(self, data, seed, journal, stop)
                 self._take_classes(subject)
                 raises = self.error_score == "raise"
                 # A net whose training was interrupted is not the one that answers are kept of.
                 kept = None if stop.interrupted else journal
-                conduct = Conduct(kept, stop, self.n_jobs, raises, _PATIENCE, seed)
+                conduct = Conduct(kept, stop, self.n_jobs, raises, _PATIENCE, seed, clock)
                 with stop.held():
                     self._finetune(subject, data, conduct)
         if stop.reason is not None:
@@ -392,7 +401,8 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         return super()._get_scorer()
 
     def _finetune(self, subject: Subject, data: Data, conduct: Conduct) -> None:
-        task = self._task(subject, data, self.use_validation_labels, conduct.seed)
+        with conduct.clock.on("preparation"):
+            task = self._task(subject, data, self.use_validation_labels, conduct.seed)
         name, budget = type(self).__name__, self.max_observations
         with progress(self.verbose, budget) as show:
             listeners = [show, *(self.callbacks or ())]
@@ -418,16 +428,8 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
     def _deploy(
         self, subject: Subject, data: Data, result: FinetuningResult, observer: Observer
     ) -> None:
-        """Set what was found, and how."""
-        adapted = observer.task.adapted
-        folded = adapted.fold(result.adapter_params) if result.verdict.improved else None
-        self.estimator_, self.scorer_ = subject.deployed(folded), data.scorer
-        self.adapter_params_ = result.adapter_params.cpu().numpy()
-        self.value_function_ = observer.value_function
-        set_results(self, result.verdict, observer.engine)
-        self.score_noise_ = observer.engine.noise
-        net = getattr(self.estimator_, "estimator_", self.estimator_)  # inside a retriever
-        self.history_ = net.history
+        self.scorer_ = data.scorer
+        set_finetuned(self, subject, result, observer)
 
     def _value_function(self) -> BaseValueFunction:
         searches = is_retriever(self.estimator)

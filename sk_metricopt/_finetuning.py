@@ -137,7 +137,8 @@ class Finetuning:
         for done in range(0, n_steps, _STEPS_AT_ONCE):
             if self._ends:
                 return
-            trajectories.step(min(_STEPS_AT_ONCE, n_steps - done), guidance)
+            with self.observer.engine.clock.on("steps"):
+                trajectories.step(min(_STEPS_AT_ONCE, n_steps - done), guidance)
 
     @property
     def _ends(self) -> bool:
@@ -176,14 +177,15 @@ class Finetuning:
     def _guidance(self, agents: Trajectories) -> Guidance | None:
         if not self.settings.guidance_weight:
             return None
-        return value_guidance(
-            self.observer.value_function,
-            self.task.adapted,
-            self.task.objective,
-            agents.position,
-            agents.recipes,
-            self.settings.guidance_weight,
-        )
+        with self.observer.engine.clock.on("value function"):
+            return value_guidance(
+                self.observer.value_function,
+                self.task.adapted,
+                self.task.objective,
+                agents.position,
+                agents.recipes,
+                self.settings.guidance_weight,
+            )
 
     def _best(self, n: int) -> list[Point]:
         """The best points on trajectories, each of another one as far as there are."""

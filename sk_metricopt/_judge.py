@@ -11,7 +11,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from sk_metricopt._guard import Verdict, guarded, unchanged
+from sk_metricopt._guard import Gain, Verdict, guarded, unchanged
 from sk_metricopt._observer import Observer, Point, Rounds
 from sk_metricopt._selection import Referee
 from sk_metricopt._shift import coordinate_shifts, threshold_shifts
@@ -48,15 +48,14 @@ class _Choice:
         Of the observation that judged.
     answers
         That were judged.
-    gain, se : float
-        Over the model as it came, with its standard error.
+    gain : Gain
+        Over the model as it came.
     """
 
     phi: Tensor
     index: int
     answers: Any
-    gain: float
-    se: float
+    gain: Gain
 
 
 class Judge:
@@ -96,7 +95,7 @@ class Judge:
         self._guard_z = guard_z
         self._rng = rng
         self._task = observer.task
-        self._initial = self._task.answers(observer.points[0].phi[None])[0]
+        self._initial = observer.answers(observer.points[0].phi[None])[0]
 
     def prepare(self) -> Rounds[None]:
         """Look what the metric reacts to."""
@@ -117,7 +116,7 @@ class Judge:
             choice = yield from self._soup()
         if choice is not None:
             choice = yield from self._shifted(choice)
-        if choice is None or not np.isfinite(choice.gain):
+        if choice is None or not np.isfinite(choice.gain.value):
             return self._guard(self._best_observed(), len(self._observer.points) - 1)
         return self._guard(choice)
 
@@ -134,7 +133,7 @@ class Judge:
         parts = [(fold, average(without=k)) for k, fold in enumerate(self._referee.folds)]
         chosen = average(without=None)
         if not parts:
-            return (yield from self._judged(chosen, self._task.answers(chosen[None])[0]))
+            return (yield from self._judged(chosen, self._observer.answers(chosen[None])[0]))
         reference = 0
         if not self._task.joins_whole:
             reference = yield from self._divided_like(parts)
@@ -152,13 +151,13 @@ class Judge:
         return self._choice(phi, told[0], answers, reference) if told else None
 
     def _choice(self, phi: Tensor, index: int, answers, reference: int = 0) -> _Choice:
-        gain, se = self._smoother.gain(index, phi[-1], answers, self._initial, reference)
-        return _Choice(phi, index, answers, gain, se)
+        gain = self._smoother.gain(index, phi[-1], answers, self._initial, reference)
+        return _Choice(phi, index, answers, gain)
 
     def _best_observed(self) -> _Choice:
         """Where a run ends early, or what is put together fails, take the best that has a score."""
         best = max(self._observer.points, key=self._observer.score)
-        return self._choice(best.phi, best.index, self._task.answers(best.phi[None])[0])
+        return self._choice(best.phi, best.index, self._observer.answers(best.phi[None])[0])
 
     # shift --------------------------------------------------------------------------------------
 
@@ -231,7 +230,7 @@ class Judge:
 
     def _observe_shifts(self, phi: Tensor, n: int) -> Rounds[dict[int, Tensor]]:
         """Observe `n` shifts, the first of them none; return them by index."""
-        scores = self._task.answers(phi[None])[0]
+        scores = self._observer.answers(phi[None])[0]
         observed: dict[int, Tensor] = {}
 
         def observe(shifts: list[Tensor]) -> Rounds[list[float]]:
@@ -272,12 +271,12 @@ class Judge:
         if z and n_compared > 1:
             z = round(float(norm.isf(norm.sf(z) / n_compared)), 2)
         doubt = None if z is None else self._doubt()
-        if z and not np.isfinite(choice.se):
+        if z and not np.isfinite(choice.gain.se):
             doubt = "the scorer failed on all resamples, which tell how sure a gain is"
         if doubt is not None:
-            verdict = unchanged(initial, doubt, choice.gain, choice.se)
+            verdict = unchanged(initial, doubt, choice.gain)
         else:
-            verdict = guarded(initial, choice.gain, choice.se, z, "finetuned")
+            verdict = guarded(initial, choice.gain, z, "finetuned")
         phi = choice.phi[-1]
         return FinetuningResult(phi if verdict.improved else torch.zeros_like(phi), verdict)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sk_metricopt._asking import Answer, Question, answers, called_off
+from sk_metricopt._clock import Clock
 from sk_metricopt._identity import digest
 from sk_metricopt._journal import Journal, Key, number
 from sk_metricopt._progress import Listener, ObservationState
@@ -77,6 +78,8 @@ class Conduct:
         Failures in a row that end the run early; None goes on whatever happens.
     seed : int
         Of the streams that a scorer may draw from.
+    clock : Clock
+        Counts the time spent waiting for the scorer.
     """
 
     journal: Journal | None = None
@@ -85,6 +88,7 @@ class Conduct:
     raises: bool = False
     patience: int | None = None
     seed: int = 0
+    clock: Clock = field(default_factory=Clock)
 
 
 class ObservationEngine:
@@ -107,6 +111,7 @@ class ObservationEngine:
     ----------
     observations : list of Observation
     stop : Stop
+    clock : Clock
     noise : float
         Standard deviation of scores of one candidate, found by `measure_noise`.
     """
@@ -127,6 +132,7 @@ class ObservationEngine:
         self._conduct = conduct or Conduct()
         self._listeners = listeners
         self.stop = self._conduct.stop
+        self.clock = self._conduct.clock
         self.noise = 0.0
         self.observations: list[Observation] = []
         self._n_settled = 0
@@ -204,7 +210,8 @@ class ObservationEngine:
                     self.settle(index, score, replayed=True)
                     continue
                 try:
-                    answer = next(stream)
+                    with self.clock.on("scorer"):
+                        answer = next(stream)
                 except KeyboardInterrupt:
                     if self.stop.reason is not None or index == 0:
                         raise
@@ -330,7 +337,7 @@ class ObservationEngine:
         questions = [self._question(index, names[k], bags[k]) for k in asked]
         # What is known already needs no worker.
         stream = answers(questions, 1 if self.scoring.by_query else self._conduct.n_jobs)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), self.clock.on("scorer"):
             warnings.simplefilter("ignore")  # ill-defined on a few rows: of no use to anyone
             for k, answer in zip(asked, stream, strict=True):
                 self.scoring.n_calls += answer.n_calls

@@ -99,15 +99,15 @@ class Observer:
         if not points or (self.points and self.engine.stop.reason):
             return
         phi = torch.stack([p.phi for p in points])
-        answers = self.task.answers(phi)
-        if not self.points:
-            self.task.start(self.value_function, answers, self.warm)
-        described = self._described(phi, answers)
+        answers = self.answers(phi)
         guided = any(p.phase == "guide" for p in points)
-        guesses = (
-            self.value_function.predict(described).tolist() if guided else [np.nan] * len(points)
-        )
-        for point, of_point, guess in zip(points, answers, guesses, strict=True):
+        with self.engine.clock.on("value function"):
+            if not self.points:
+                self.task.start(self.value_function, answers, self.warm)
+            described = self._described(phi, answers)
+            guesses = self.value_function.predict(described).tolist() if guided else None
+        unknown = [np.nan] * len(points)
+        for point, of_point, guess in zip(points, answers, guesses or unknown, strict=True):
             point.index = self._enter(point, of_point, guess)
         yield
         observed = [p for p in points if self.engine.observed(p.index)]
@@ -117,7 +117,8 @@ class Observer:
     def pass_by(self, points: list[Point]) -> None:
         """Show the value function where trajectories come by between two observations."""
         phi = torch.stack([p.phi for p in points])
-        described = self._described(phi, None)
+        with self.engine.clock.on("value function"):
+            described = self._described(phi, None)
         self._passed.extend(points)
         self._passed_descriptors.extend(described.cpu().numpy())
 
@@ -127,8 +128,13 @@ class Observer:
             no_rows = phi.new_empty(len(phi), 0, 0), torch.empty(0, dtype=torch.long)
             return self.value_function.describe(phi[:, -1], *no_rows)
         if answers is None:
-            answers = self.task.answers(phi)
+            answers = self.answers(phi)
         return self.task.describe(self.value_function, phi, answers)
+
+    def answers(self, phi: Tensor):
+        """Return what each candidate of `phi` (J, T, n_params) answers on the validation rows."""
+        with self.engine.clock.on("evaluation"):
+            return self.task.answers(phi)
 
     def record(self, points: list[Point], answers: list) -> Rounds[list[int]]:
         """Observe what points off trajectories answer; return the indices of those observed."""
@@ -165,14 +171,14 @@ class Observer:
         numbers: dict[tuple[int, int], int] = {(-1, 0): -1}
         for p in points:
             numbers.setdefault((p.trajectory, p.n_restarts), len(numbers) - 1)
-        self.value_function.learn(
-            TrajectoryPoints(
-                np.stack([*self._descriptors, *self._passed_descriptors]),
-                np.array([self._known_score(p) for p in points]),
-                np.array([numbers[p.trajectory, p.n_restarts] for p in points]),
-                np.array([p.step for p in points]),
-            )
+        shown = TrajectoryPoints(
+            np.stack([*self._descriptors, *self._passed_descriptors]),
+            np.array([self._known_score(p) for p in points]),
+            np.array([numbers[p.trajectory, p.n_restarts] for p in points]),
+            np.array([p.step for p in points]),
         )
+        with self.engine.clock.on("value function"):
+            self.value_function.learn(shown)
 
     def _known_score(self, point: Point) -> float:
         score = self.score(point) if point.index >= 0 else np.nan

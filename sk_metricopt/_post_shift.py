@@ -22,10 +22,11 @@ from sklearn.utils.validation import (
 from sk_metricopt import _validation
 from sk_metricopt._basis import Basis
 from sk_metricopt._candidate import ClassifierScoring
+from sk_metricopt._clock import Clock
 from sk_metricopt._frank_wolfe import KnownAnswers, Settings
 from sk_metricopt._held_out import HeldOut, Splitting, check_probabilistic, checked_rows, fitted
 from sk_metricopt._metric_estimator import MetricEstimatorMixin
-from sk_metricopt._observation import ObservationEngine
+from sk_metricopt._observation import Conduct, ObservationEngine
 from sk_metricopt._post_shifting import PostShifting
 from sk_metricopt._progress import progress
 from sk_metricopt._random import draw_seed, seeded
@@ -114,6 +115,8 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
         Score of what `fit` ends with: an out-of-fold estimate, not the best value observed.
     score_gain_, score_gain_se_ : float
         Gain that the guard judged, and its paired standard error on resamples.
+    resampled_gains_ : ndarray of shape (n_resamples,)
+        That gain on each resample; empty where none was judged.
     improved_ : bool
         Whether the guard let the weights pass. If not, decisions are those of the estimator.
     verdict_ : str
@@ -125,6 +128,8 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
     observations_ : dict of ndarray
         Columns ``step``, ``trajectory``, ``phase``, ``score`` and ``predicted_score``, a row per
         observation. Here a step is an iteration, and there are no trajectories.
+    report_ : sk_metricopt.inspection.FitReport
+        All of this in short, and where the time went.
 
     See Also
     --------
@@ -248,14 +253,16 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
         validation = None if X_val is None else checked_rows(X_val, y_val, "y_val")
         seed = draw_seed(self.random_state)
         splitting = Splitting(self.validation_fraction, self.cv, seed)
+        clock, source = Clock(), self.estimator
         with seeded(seed):
-            estimator, held_out = fitted(self.estimator, splitting, training, validation, routed)
-            self._search(estimator, held_out, seed)
+            with clock.on("training"):
+                estimator, held_out = fitted(source, splitting, training, validation, routed)
+            self._search(estimator, held_out, seed, clock)
         return self
 
     # search -------------------------------------------------------------------------------------
 
-    def _search(self, estimator, held_out: HeldOut, seed: int) -> None:
+    def _search(self, estimator, held_out: HeldOut, seed: int, clock: Clock) -> None:
         """Search for weights and set the fitted attributes."""
         rng, rows = np.random.RandomState(seed), held_out.rows
         classes, scorer = estimator.classes_, self._get_scorer()
@@ -282,13 +289,14 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
         )
         scoring = ClassifierScoring(scorer, rows, model_of(None))
         with progress(self.verbose, self.max_observations) as show:
-            engine = ObservationEngine(scoring, self.max_observations, _CALLER, listeners=[show])
+            conduct, budget = Conduct(clock=clock), self.max_observations
+            engine = ObservationEngine(scoring, budget, _CALLER, conduct=conduct, listeners=[show])
             post_shifting = PostShifting(answers, scoring, engine, model_of, self._settings(), rng)
             weights, verdict = post_shifting.run()
         for name in _OF_ESTIMATOR:
             self.__dict__.pop(name, None)
         self.__dict__.update(model_of(weights).__dict__)
-        set_results(self, verdict, engine)
+        set_results(self, verdict, engine, {})
         self._set_weights(membership.shape[1])
 
     def _settings(self) -> Settings:
@@ -355,6 +363,12 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
         proba = np.asarray(self.estimator_.predict_proba(X), dtype=np.float64)
         draws = draws_of(proba, self._seed)
         return self._weights.decide(proba, self._basis.membership(X), draws)
+
+    def _as_it_came(self) -> PostShiftClassifier:
+        """Return this classifier without weights."""
+        model = copy.copy(self)
+        model._weights = None
+        return model
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "estimator_")

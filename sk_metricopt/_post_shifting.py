@@ -10,8 +10,9 @@ import numpy as np
 
 from sk_metricopt._candidate import ClassifierResponse, ClassifierScoring
 from sk_metricopt._frank_wolfe import FrankWolfe, KnownAnswers, Settings
-from sk_metricopt._guard import Verdict, guarded, unchanged
-from sk_metricopt._observation import Observation, ObservationEngine
+from sk_metricopt._guard import Gain, Verdict, guarded, unchanged
+from sk_metricopt._observation import Conduct, Observation, ObservationEngine
+from sk_metricopt._selection import spread
 from sk_metricopt._weighting import Weights
 
 _FOLDS = 8  # of the validation rows
@@ -64,8 +65,9 @@ class PostShifting:
         gain = float(self._engine.scores[index]) - initial
         if not np.isfinite(gain):
             return None, unchanged(initial, "the scorer failed on what was found")
-        se = searcher.referee.standard_error(index, 0)
-        verdict = guarded(initial, gain, se, self._settings.guard_z, "post-shifted")
+        gains = searcher.referee.resampled(index) - searcher.referee.resampled(0)
+        judged = Gain(gain, spread(gains), gains)
+        verdict = guarded(initial, judged, self._settings.guard_z, "post-shifted")
         return (weights if verdict.improved else None), verdict
 
     def _searcher(self, answers: KnownAnswers, scoring, engine, n_resamples: int) -> FrankWolfe:
@@ -92,7 +94,11 @@ class PostShifting:
         rows = np.setdiff1d(np.arange(len(self._answers.y)), fold)
         answers, scoring = self._answers.take(rows), self._scoring.on(rows)
         engine = ObservationEngine(
-            scoring, self._engine.budget, self._engine.caller, must_start=False
+            scoring,
+            self._engine.budget,
+            self._engine.caller,
+            must_start=False,
+            conduct=Conduct(clock=self._engine.clock),
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said once, of all rows

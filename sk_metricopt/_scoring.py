@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 from scipy.sparse import issparse
+from sklearn.metrics._scorer import _BaseScorer
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _check_method_params
 
@@ -163,6 +164,18 @@ def _same(a, b) -> bool:
 
 
 ANY_ROWS = Lent(np.empty(0))  # for a scorer that hands X to the estimator without a look
+
+
+def scorer_name(scoring, scorer) -> str:
+    """Return what people call the metric; a scorer of make_scorer goes by its function."""
+    if isinstance(scoring, str):
+        return scoring
+    if isinstance(scorer, _BaseScorer):
+        function = getattr(scorer._score_func, "__name__", repr(scorer._score_func))
+        options = ", ".join(f"{name}={value!r}" for name, value in scorer._kwargs.items())
+        name = function.removesuffix("_score") + (options and f"({options})")
+        return name if scorer._sign > 0 else f"neg_{name}"
+    return getattr(scorer, "__name__", None) or f"{scorer!r:.80}"
 
 
 # scoring ----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 
 import numpy as np
@@ -349,6 +349,7 @@ class MetricOptSession:
                 next(self._rounds)
         except StopIteration as end:
             self._finetuner._deploy(self._subject, self._data, end.value, self._observer)
+            self._finetuner.report_ = replace(self._finetuner.report_, scorer="scores told")
             self._result = self._finetuner
             self.close()
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sk_metricopt._guard import Gain
 from sk_metricopt._observer import Observer
 from sk_metricopt._selection import Referee, spread
 
@@ -54,11 +55,12 @@ class ValueSmoother:
         value_function, device = self._observer.value_function, self._observer.task.adapted.device
         fold = np.arange(len(observed)) % _FOLDS
         squared = 0.0
-        for k in range(_FOLDS):
-            held = torch.as_tensor(descriptors[fold == k], device=device)
-            value_function.fit(descriptors[fold != k], observed[fold != k])
-            predicted = value_function.predict(held).detach().cpu().numpy()
-            squared += ((predicted - observed[fold == k]) ** 2).sum()
+        with self._observer.engine.clock.on("value function"):
+            for k in range(_FOLDS):
+                held = torch.as_tensor(descriptors[fold == k], device=device)
+                value_function.fit(descriptors[fold != k], observed[fold != k])
+                predicted = value_function.predict(held).detach().cpu().numpy()
+                squared += ((predicted - observed[fold == k]) ** 2).sum()
         self._error = float(np.sqrt(squared / len(observed)))
         return 1 - squared / (len(observed) * observed.var())
 
@@ -67,10 +69,8 @@ class ValueSmoother:
         described = value_function.describe(phi, scores[:, rows], y[rows])
         return value_function.predict(described).tolist()
 
-    def gain(
-        self, index: int, phi: Tensor, answers, initial, reference: int = 0
-    ) -> tuple[float, float]:
-        """Return the gain of an observation over the model as it came, and its standard error.
+    def gain(self, index: int, phi: Tensor, answers, initial, reference: int = 0) -> Gain:
+        """Return the gain of an observation over the model as it came.
 
         Observed and predicted gain are mixed so that the standard error, which counts the error
         of predictions in, is smallest.
@@ -88,20 +88,22 @@ class ValueSmoother:
         gain = scores[index] - scores[reference]
         gains = self._referee.resampled(index) - self._referee.resampled(reference)
         if not self.trusted or not np.isfinite(gain):
-            return gain, spread(gains)
+            return Gain(gain, spread(gains), gains)
         both, phis = torch.stack([answers, initial]), torch.stack([phi, torch.zeros_like(phi)])
         bags = [np.arange(len(answers)), *self._referee.resamples]
         tensors = [torch.as_tensor(bag, device=answers.device) for bag in bags]
-        values = np.array([self._predict(phis, both, rows) for rows in tensors])
+        with self._observer.engine.clock.on("value function"):
+            values = np.array([self._predict(phis, both, rows) for rows in tensors])
         predicted, *predicted_gains = values[:, 0] - values[:, 1]
         resampled = np.array(predicted_gains)
         if resampled.std() < _TINY:  # blind to rows: its certainty means nothing
-            return gain, spread(gains)
+            return Gain(gain, spread(gains), gains)
         mixtures = [
-            (
-                (1 - w) * gain + w * predicted,
-                float(np.hypot(spread((1 - w) * gains + w * resampled), w * self._error)),
-            )
+            self._mixed((1 - w) * gain + w * predicted, (1 - w) * gains + w * resampled, w)
             for w in _PREDICTED_SHARES
         ]
-        return min(mixtures, key=lambda mixture: mixture[1])
+        return min(mixtures, key=lambda mixture: mixture.se)
+
+    def _mixed(self, gain: float, resampled: np.ndarray, share: float) -> Gain:
+        se = float(np.hypot(spread(resampled), share * self._error))
+        return Gain(gain, se, resampled)

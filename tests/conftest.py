@@ -9,6 +9,8 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
+os.environ.setdefault("MPLBACKEND", "agg")  # no windows
+
 # Workers of pytest-xdist share the cores: with threads of their own, those of torch and BLAS in
 # each worker, and in the processes that tests start, would wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:

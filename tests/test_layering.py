@@ -19,6 +19,8 @@ LEVELS = {
     "_random": 0,
     "_stopping": 0,
     "_identity": 0,
+    "_clock": 0,
+    "_drawing": 0,
     "_journal": 1,
     "_progress": 0,
     "_validation": 0,
@@ -69,6 +71,8 @@ LEVELS = {
     "_told": 5,
     "_session": 7,
     "export": 7,  # a side door on top of the estimators
+    "inspection": 7,
+    "_display": 8,
     "testing": 7,
     "__init__": 7,
     "_command_line": 8,
@@ -95,14 +99,18 @@ SIBLINGS = {
     ("_retriever", "metrics"),
     ("_smoothing", "_observer"),
     ("_finetuning", "_judge"),
+    ("_results", "_judge"),
+    ("_results", "_roles"),
     ("__init__", "_session"),
+    ("__init__", "_display"),
     ("_finetuner", "_checkpoint"),
     ("_finetuner", "_delegation"),
     ("_finetuner", "_post_shift"),
     ("_onnx_mixin", "export"),  # the one way up: imported when a method is called
 }
 # Libraries that only these rooms may know.
-RESERVED = {
+RESERVED: dict[str, set] = {
+    "matplotlib": set(),  # by import_optional_dependency, when something is drawn
     "onnx": {"export"},
     "onnx_ir": {"export"},
     "onnxruntime": {"export"},

@@ -181,6 +181,13 @@ class RetrievalScorer:
         self.lone = lone
         self.decomposes = isinstance(metric, str) or per_query
 
+    @property
+    def __name__(self) -> str:
+        metric = self.metric
+        name = metric if isinstance(metric, str) else getattr(metric, "__name__", repr(metric))
+        options = ", ".join(f"{option}={value!r}" for option, value in self.options.items())
+        return name + (options and f"({options})")
+
     def __repr__(self) -> str:
         named = isinstance(self.metric, str)
         metric = repr(self.metric) if named else getattr(self.metric, "__name__", repr(self.metric))
