@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from importlib import import_module
 from pathlib import Path
 
 from sk_metricopt import __version__
@@ -67,6 +68,15 @@ sphinx_gallery_conf = {
     "write_computation_times": False,
     "remove_config_comments": True,
 }
+
+
+def _is_property(module: str, name: str, attribute: str) -> bool:
+    """Whether an attribute is a property: fields of dataclasses are told of as parameters."""
+    return isinstance(getattr(getattr(import_module(module), name), attribute, None), property)
+
+
+autosummary_context = {"is_property": _is_property}
+suppress_warnings = ["config.cache"]  # of the function above, which is the same in every build
 
 html_theme = "pydata_sphinx_theme"
 html_title = "sk_metricopt"

@@ -117,18 +117,17 @@ class Observer:
     def pass_by(self, points: list[Point]) -> None:
         """Show the value function where trajectories come by between two observations."""
         phi = torch.stack([p.phi for p in points])
+        answers = self.answers(phi) if self.value_function.reads_rows else None
         with self.engine.clock.on("value function"):
-            described = self._described(phi, None)
+            described = self._described(phi, answers)
         self._passed.extend(points)
         self._passed_descriptors.extend(described.cpu().numpy())
 
     def _described(self, phi: Tensor, answers) -> Tensor:
-        """Return descriptors; the model is evaluated only for those that need it."""
+        """Return descriptors of φ, and of answers where these are read."""
         if not self.value_function.reads_rows:
             no_rows = phi.new_empty(len(phi), 0, 0), torch.empty(0, dtype=torch.long)
             return self.value_function.describe(phi[:, -1], *no_rows)
-        if answers is None:
-            answers = self.answers(phi)
         return self.task.describe(self.value_function, phi, answers)
 
     def answers(self, phi: Tensor):
