@@ -13,6 +13,7 @@ from pathlib import Path
 from sk_metricopt import exceptions
 
 WORKS = "works"
+_OPTIONS = re.compile(r"\{('[^}]*')\}")  # a set, as scikit-learn prints it
 _HANGS = 60  # seconds; the slowest case takes a few
 _FLOOD = 3  # warnings of one call
 _NAMED = (ValueError, TypeError, exceptions.ExportError, exceptions.CheckpointError)
@@ -78,7 +79,7 @@ class Outcome:
         """The result, or the class of the error and what it says first."""
         if self.error is None:
             return str(self.result)
-        said = " ".join(str(self.error).split())
+        said = _OPTIONS.sub(_sorted, " ".join(str(self.error).split()))
         first = re.match(r".*?[.?!](?= [A-Z]|$)", said)
         return f"{type(self.error).__name__}: {first.group() if first else said}"
 
@@ -87,6 +88,11 @@ class Outcome:
         if len(self.warned) > _FLOOD:
             return f"{len(self.warned)} warnings: {self.warned[:5]}"
         return None if self.error is None else _fault_of(self.error)
+
+
+def _sorted(options: re.Match) -> str:
+    """Return a set of strings in an order that is the same in every process."""
+    return "{" + ", ".join(sorted(options.group(1).split(", "))) + "}"
 
 
 def observe(call: Callable[[], str]) -> Outcome:
