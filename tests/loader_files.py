@@ -7,11 +7,14 @@ import json
 import os
 import pickle
 import random
+import tempfile
 from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pandas as pd
+import torch
 from onnx import TensorProto, helper
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import RandomForestClassifier
@@ -20,6 +23,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from sk_metricopt.export import to_onnx
 from sk_metricopt.export._wire import fields
+from sk_metricopt.value_functions import AdapterValueFunction, BehaviourValueFunction
 from tests.nets import classifier, table
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -239,7 +243,21 @@ def sources():
             [branch],
         ),
         "journal run": journal_of(),
+        "value behaviour": value_function_of(BehaviourValueFunction()),
+        "value adapter": value_function_of(AdapterValueFunction(2, n_steps=2)),
     }
+
+
+def value_function_of(value_function):
+    """The file of a value function that was fitted to three classes."""
+    rng = torch.Generator().manual_seed(0)
+    y, scores = torch.arange(30) % 3, torch.randn(12, 30, 3, generator=rng)
+    value_function.start(scores[0], y)
+    described = value_function.describe(torch.randn(12, 4, generator=rng), scores, y)
+    value_function.fit(described.numpy(), np.linspace(0, 1, 12))
+    with tempfile.TemporaryDirectory() as folder:
+        value_function.to_file(Path(folder) / "value")
+        return (Path(folder) / "value").read_bytes()
 
 
 def journal_of():
@@ -343,10 +361,32 @@ def with_line(content, rng):
     return b"".join(lines)
 
 
+def with_state(content, rng):
+    """Say something else somewhere in what a value function has learned."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    ((name, text),) = header["__metadata__"].items()
+    told = json.loads(text)
+    part = told
+    while isinstance(part, dict) and rng.random() < 0.7:
+        inner = [value for value in part.values() if isinstance(value, dict)]
+        if not inner:
+            break
+        part = rng.choice(inner)
+    key = rng.choice([*part, "extra"])
+    part[key] = rng.choice([None, -1, 0, 2**70, 1e308, "", [], {}, True, {"$array": "0"}])
+    if rng.random() < 0.2:
+        del part[key]
+    header["__metadata__"] = {name: json.dumps(told)}
+    header = json.dumps(header).encode()
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
+
+
 BYTES = [flipped, cut, inserted, removed, with_length]
 MUTATIONS = {
     "model": [*BYTES, *[edited] * 8, *[with_property] * 2],
     "journal": [*BYTES, *[with_line] * 5],
+    "value": [*BYTES, *[with_state] * 5],
 }
 
 

@@ -15,16 +15,20 @@ import sys
 import warnings
 
 import numpy as np
+import torch
 
 from sk_metricopt._journal import Journal
 from sk_metricopt.exceptions import CheckpointError, CheckpointWarning
 from sk_metricopt.export import OnnxPredictor
+from sk_metricopt.value_functions import BaseValueFunction
 
 ADDRESSES = 3 * 2**30  # bytes beyond those of a process that has loaded a file
 CODE = {"exec", "compile", "import", "marshal.loads", "pickle.find_class", "ctypes.dlopen"}
 CODE |= {"os.exec", "os.fork", "os.posix_spawn", "os.system", "socket.connect", "subprocess.Popen"}
 GRAMMAR = re.compile(
-    r"The '(model|X|checkpoint_dir)' parameter of (OnnxPredictor|Fuzz) must .+\. Got .+", re.DOTALL
+    r"The '(model|X|checkpoint_dir)' parameter of (OnnxPredictor|Fuzz) must .+\. Got .+"
+    r"|The 'path' parameter must be .+\. Got .+",
+    re.DOTALL,
 )
 MOST_VALUES = 10**6  # of a row that a file asks for
 
@@ -53,8 +57,15 @@ def journal(path):
         assert all(isinstance(record, dict) for record in opened.records)
 
 
-SUBJECTS = {"model": model, "journal": journal}
-NAMED = {"model": (ValueError, OSError), "journal": (CheckpointError,)}
+def value(path):
+    read = BaseValueFunction.from_file(path)
+    width = getattr(read, "n_params_", None) or sum(read._sizes)
+    if width < MOST_VALUES:
+        assert len(read.predict(torch.zeros(3, width))) == 3
+
+
+SUBJECTS = {"model": model, "journal": journal, "value": value}
+NAMED = {"model": (ValueError, OSError), "journal": (CheckpointError,), "value": (ValueError,)}
 
 
 def outcome(subject, path):
