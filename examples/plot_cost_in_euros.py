@@ -106,12 +106,11 @@ for way, cost in zip(ways, spent.mean(axis=0), strict=True):
 # %%
 # What each way costs
 # -------------------
-# A dot is a seed, a bar the mean. **The line of numpy halves the bill**; sending unsure digits to
-# the clerk is most of it. What is left is small: finetuning moves the mean by less than seeds
-# differ, and in some the guard found nothing worth changing. The training labels were right and the
-# decision is already the best one for the probabilities, so more rows to train on are the better
-# use of labels. With careless training labels this is otherwise, see
-# :ref:`sphx_glr_auto_examples_plot_noisy_labels.py`.
+# A dot is a seed, a bar the mean; rivals are orange. **The line of numpy halves the bill**, and
+# here finetuning adds nothing to it: the guard found hardly anything worth changing, and the one
+# net that it let pass is no better. Training labels are right, and the decision is already the best
+# one for the probabilities. Then rows are better used to train a new net. With careless training
+# labels this is otherwise, see :ref:`sphx_glr_auto_examples_plot_noisy_labels.py`.
 
 figure, ax = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
 at = np.arange(len(ways))

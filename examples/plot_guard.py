@@ -48,9 +48,7 @@ def macro_f1(estimator, X, y):
 
 
 def judged_and_true_gain(source, seed):
-    train, rest = train_test_split(
-        np.arange(len(y)), train_size=500, stratify=y, random_state=seed
-    )
+    train, rest = train_test_split(np.arange(len(y)), train_size=500, stratify=y, random_state=seed)
     val, test = train_test_split(rest, train_size=120, stratify=y[rest], random_state=seed)
     torch.manual_seed(seed)
     net = NeuralNetClassifier(

@@ -2,13 +2,13 @@
 An opaque oracle: scores only, no labels
 ========================================
 
-A net reads digits, and a customer uses it with a camera of his own, which is worse than the one that
-took the training images. He sends images without labels: what they show is confidential. All he
-tells of any net that he is sent is one number, the share of digits that it reads right.
+A net reads digits. A customer uses it with another camera, a worse one than took the training
+images, and sends images without labels: what they show is confidential. All that is told of a net
+is one number, the share of digits that it reads right.
 
 ``use_validation_labels=False`` finetunes under these terms: labels of validation rows reach the
-scorer and nothing else. The rival asks as often, and searches at random for a factor and a bonus on
-each class's log-probability. How much the missing labels cost is shown by finetuning with them.
+scorer and nothing else. The rival asks as often, and searches at random for a bonus on the
+log-probability of each class. Finetuning with labels shows how much the missing ones cost.
 """
 
 # %%
@@ -57,12 +57,15 @@ def random_search(scores, y, seed):
 # The same net, asked about as often
 # ----------------------------------
 
-ways = ["as it came", "scores only:\nrandom search", "scores only:\nfinetuned", "with labels:\nfinetuned"]
+ways = [
+    "as it came",
+    "scores only:\nrandom search",
+    "scores only:\nfinetuned",
+    "with labels:\nfinetuned",
+]
 scores = np.empty((N_SEEDS, len(ways)))
 for seed in range(N_SEEDS):
-    train, rest = train_test_split(
-        np.arange(len(y)), train_size=900, stratify=y, random_state=seed
-    )
+    train, rest = train_test_split(np.arange(len(y)), train_size=900, stratify=y, random_state=seed)
     val, test = train_test_split(rest, train_size=400, stratify=y[rest], random_state=seed)
     torch.manual_seed(seed)
     net = NeuralNetClassifier(

@@ -36,9 +36,9 @@ FILE = "winequality_red.npz"
 folder = os.environ.get("SK_METRICOPT_DATA_HOME")
 if folder is None or not (Path(folder) / FILE).is_file():
     raise FileNotFoundError(
-        f"This example needs {FILE}: an array X of measurements (n, 11) and ratings y, coded from 0 "
-        "for the lowest, 3. Set the environment variable SK_METRICOPT_DATA_HOME to the folder that "
-        f"holds it. Got {'no such variable' if folder is None else folder} instead."
+        f"This example needs {FILE}: an array X of measurements (n, 11) and ratings y, coded from "
+        "0 for the lowest, 3. Set the environment variable SK_METRICOPT_DATA_HOME to the folder "
+        f"that holds it. Got {'no such variable' if folder is None else folder} instead."
     )
 
 with np.load(Path(folder) / FILE) as file:
@@ -130,11 +130,11 @@ for name, (probable, rounded) in zip(nets, scores.mean(axis=0), strict=True):
 # Kappa on wines that nobody tuned on
 # -----------------------------------
 # Dots are seeds, bars means. Rounding the expected rating, which is the right decision where
-# probabilities are right, makes it worse here: it hardly ever leaves 5 and 6. Finetuning to the
+# probabilities are right, makes it worse here: it seldom leaves 5 and 6. Finetuning to the
 # metric raises kappa under either decision, and by more than 400 further rows to train on do.
 #
-# .. [1] P. Cortez, A. Cerdeira, F. Almeida, T. Matos and J. Reis, "Modeling wine preferences by data
-#    mining from physicochemical properties", Decision Support Systems 47, 2009.
+# .. [1] P. Cortez, A. Cerdeira, F. Almeida, T. Matos and J. Reis, "Modeling wine preferences by
+#    data mining from physicochemical properties", Decision Support Systems 47, 2009.
 
 figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
 width = 0.36

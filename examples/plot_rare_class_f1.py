@@ -2,8 +2,9 @@
 F1 of a rare class: a threshold, a finetuned net, or more rows
 ==============================================================
 
-One digit in ten is an eight, and finding the eights is what counts: **F1** of that class. A net that
-was trained with cross-entropy decides at a probability of one half, which F1 has no reason to like.
+One digit in ten is an eight, and finding the eights is what counts: **F1** of that class. A net
+that was trained with cross-entropy decides at a probability of one half, which F1 has no reason to
+like.
 
 Three things can be done with 500 further rows whose labels are known: tune the threshold with
 scikit-learn's ``TunedThresholdClassifierCV``, finetune the net with `MetricOptFinetuner`, or train
@@ -93,12 +94,12 @@ for way, score in zip(ways, scores.mean(axis=0), strict=True):
 # %%
 # What to do with validation rows
 # -------------------------------
-# A dot is a seed, a grey line joins what one seed came to, a bar is the mean; rivals are orange. Both ways of using
-# the net as it is are better than one half, and finetuning is no more than a little ahead of the
-# threshold. **The new net wins**: 60 eights are few, and 50 more of them teach it what no threshold
-# and no adapter can. Where rows are scarce and the net is quickly trained, train it on all of them.
-# Finetuning is for nets that are given, or for labels of training rows that cannot be trusted
-# (:ref:`sphx_glr_auto_examples_plot_noisy_labels.py`).
+# A dot is a seed, a grey line joins what one seed came to, a bar is the mean; rivals are orange.
+# Both ways of using the net as it is are better than one half, and finetuning is little ahead of
+# the threshold. **The new net wins**: 60 eights are few, and 50 more of them teach it what no
+# threshold and no adapter can. Where rows are scarce and the net is quickly trained, train it on
+# all of them. Finetuning is for nets that are given, or for labels of training rows that cannot be
+# trusted (:ref:`sphx_glr_auto_examples_plot_noisy_labels.py`).
 
 figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
 at = np.arange(len(ways))
