@@ -93,8 +93,9 @@ for seed in range(N_SEEDS):
         for gain, score in zip(gains.values(), after, strict=True):
             gain[seed, k] = score - before
 
+print("mean gain on test rows:", *gains, sep="  ")
 for k, budget in enumerate(BUDGETS):
-    print(f"{budget:4} observations:", *(f"{g[:, k].mean():+.3f} {w}" for w, g in gains.items()))
+    print(f"{budget:4} observations:", *(f"{gain[:, k].mean():+10.3f}" for gain in gains.values()))
 
 # %%
 # What was gained

@@ -99,7 +99,8 @@ costs = [[cost_of_each_way(noise, seed) for seed in range(N_SEEDS)] for noise in
 ways = list(costs[0][0])
 spent = np.array([[list(cost.values()) for cost in of_noise] for of_noise in costs])
 for noise, mean in zip(NOISE, spent.mean(axis=1), strict=True):
-    print(f"{noise:.0%} careless:", *(f"{w} {c:.2f}" for w, c in zip(ways, mean, strict=True)))
+    print(f"{noise:.0%} careless, euros per 100 test digits")
+    print(*(f"  {cost:5.2f}  {way}" for way, cost in zip(ways, mean, strict=True)), sep="\n")
 
 # %%
 # Euros at each level of noise
