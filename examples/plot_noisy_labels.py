@@ -82,7 +82,7 @@ def cost_of_each_way(noise, seed):
     proba, thresholds = net.predict_proba(X_val), np.linspace(0.1, 1, 181)
     tuned = min(thresholds, key=lambda sure: euros(proba, y_val, sure))
     trained_on = copy.deepcopy(net).partial_fit(X_val, y_val)
-    only_clean = new_net(seed, max_epochs=80).fit(X_val, y_val)
+    only_clean = new_net(seed, max_epochs=100).fit(X_val, y_val)
     finetuner = MetricOptFinetuner(
         FrozenEstimator(net), scoring=minus_euros, max_observations=60, random_state=seed
     ).fit(X_train, y_train, X_val=X_val, y_val=y_val)
