@@ -103,9 +103,9 @@ for name, row in zip(trained_on, range(2), strict=True):
 # what is to the right of its line. (Runs at 0, 0 found nothing that scored better.)
 #
 # Where there is nothing to gain, finetuning without a guard does some harm, and any guard stops it.
-# Where there is much to gain, no run is harmed, and **the guard costs**: a few dozen mistakes on 120
-# rows are too few to be sure of a real gain, so that some good runs do not pass. More validation
-# rows are the remedy. Without them ``guard_z`` is a choice of which error is worse.
+# Where there is much to gain, no run is harmed, and **the guard costs**: 120 rows are too few to be
+# sure of a real gain, so that some good runs do not pass. More validation rows are the remedy.
+# Without them ``guard_z`` is a choice of which error is worse.
 
 figure, ax = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
 stands_out = np.divide(judged, error, out=np.zeros_like(judged), where=error > 0)
