@@ -21,6 +21,12 @@ NOT_RUN = {
     "plot_text_retrieval": "needs a package of 80 MB that holds a sentence transformer",
 }
 
+if not os.environ.get("SK_METRICOPT_DATA_HOME"):
+    NOT_RUN |= {
+        "plot_fairness_groups": "reads a data set that is not part of the project",
+        "plot_ordinal_kappa": "reads a data set that is not part of the project",
+    }
+
 project = "sk_metricopt"
 author = "sk_metricopt developers"
 copyright = author

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from scipy.stats import spearmanr
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -57,6 +59,13 @@ def opaque_oracle(shown):
     assert with_labels > came
 
 
+def value_function(shown):
+    value, points = shown["value"], shown["points"].observed()
+    predicted = value.predict(torch.as_tensor(points.descriptors)).detach().numpy()
+    assert spearmanr(predicted, points.scores)[0] > 0.7
+    assert (shown["std"] > 0).all()
+
+
 @pytest.mark.parametrize(
     "shows",
     [
@@ -68,6 +77,7 @@ def opaque_oracle(shown):
         budget,
         guard,
         opaque_oracle,
+        value_function,
     ],
 )
 def test_example_shows_what_its_text_says(shows, monkeypatch, capsys):
@@ -82,7 +92,7 @@ def test_example_shows_what_its_text_says(shows, monkeypatch, capsys):
     (number,) = pyplot.get_fignums()
     for ax in pyplot.figure(number).axes:
         assert ax.get_ylabel()
-        assert ax.get_xlabel() or ax.get_xticklabels()
+        assert ax.get_xlabel() or ax.get_xticklabels() or ax.get_label() == "<colorbar>"
     pyplot.close("all")
     shows(shown)
 
