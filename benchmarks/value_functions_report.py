@@ -98,10 +98,9 @@ def transfer(rows: pd.DataFrame) -> str:
                 line[f"B = {budget}"] = ""
                 continue
             line[f"B = {budget}"] = f"{tasks.loc[budget].mean():+.3f}"
-            if budget != 150:
-                line[f"B = {budget}, of cold 150"] = (
-                    f"{tasks.loc[budget].mean() / cold.loc[150].mean():.2f}"
-                )
+            whole = cold.loc[150].mean()
+            if budget != 150 and whole > TOLERANCE:
+                line[f"B = {budget}, of cold 150"] = f"{tasks.loc[budget].mean() / whole:.2f}"
         if variant != "cold":
             differences = (tasks - cold.loc[tasks.index]).loc[25]
             line["B = 25, minus cold 25"] = _with_error(differences)
