@@ -3,7 +3,7 @@ RESULTS ?= results.csv
 
 SPHINX = $(PYTHON) -m sphinx -q -W --keep-going docs docs/_build/html
 
-.PHONY: install lint test test-slow fuzz-loaders docs docs-quick docs-output docs-figures quickstart bench bench-retrieval bench-post-shift bench-throughput
+.PHONY: install lint test test-slow fuzz-loaders docs docs-quick docs-output docs-figures quickstart bench bench-retrieval bench-post-shift bench-throughput bench-value-functions
 
 install:
 	$(PYTHON) -m pip install -c constraints.txt -e ".[dev]"
@@ -56,6 +56,11 @@ bench-post-shift:
 	$(PYTHON) -m benchmarks.post_shift --tasks all --out $(RESULTS)
 	$(PYTHON) -m benchmarks.post_shift --setting adult --seeds 10 --budgets 50,150 --out $(RESULTS)
 	$(PYTHON) -m benchmarks.post_shift_report $(RESULTS)
+
+# Two hours; results of the committed code are in docs/benchmarks. Needs SK_METRICOPT_DATA_HOME.
+bench-value-functions:
+	$(PYTHON) -m benchmarks.value_functions --settings labelled,opaque --tasks confirm --out $(RESULTS)
+	$(PYTHON) -m benchmarks.value_functions_report $(RESULTS) > docs/benchmarks/value_functions.md
 
 # Five minutes, on a machine that does little else. Needs SK_METRICOPT_DATA_HOME.
 bench-throughput:
