@@ -97,11 +97,16 @@ for way, score in zip(ways, scores.mean(axis=0), strict=True):
 # %%
 # What scores tell, and what labels tell
 # --------------------------------------
+# A dot is a seed, a grey line joins what one seed came to, a thick bar is the mean. Sixty numbers
+# from the customer are enough to win back part of what the camera lost. **Finetuning on scores is
+# level with the random search** of ten numbers, which is less work: where only scores are told, try
+# that first. Finetuning with labels gains about twice as much: ask for labels, if only for a few
+# hundred images.
 
 figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
 at = np.arange(len(ways))
 ax.plot(at, scores.T, color="#888888", lw=0.8, marker="o", ms=4)
-colors = ["#222222", "#e69f00", "#0072b2", "#56b4e9"]
+colors = ["#222222", "#e69f00", "#0072b2", "#0072b2"]
 for x, mean, color in zip(at, scores.mean(axis=0), colors, strict=True):
     ax.plot([x - 0.25, x + 0.25], [mean, mean], color=color, lw=5, solid_capstyle="butt")
 ax.set(xticks=at, xticklabels=ways, ylabel="share of test digits read right", xlim=(-0.5, 3.5))
