@@ -254,11 +254,18 @@ class _ValueGradient:
             parameter.grad -= factor * gradient
 
     def _value(self, module: nn.Module) -> Tensor:
-        device = next(module.parameters()).device
-        rows = self._draw()
-        X, y = self._X[rows].to(device), self._y[rows].to(device)
+        like, rows = next(module.parameters()), self._draw()
+        X, y = self._X[rows].to(like.device), self._y[rows].to(like.device)
+        X = X.to(like.dtype) if X.is_floating_point() else X
         with evaluating(module), torch.enable_grad():
-            scores = self._scores_of(module(X))
+            try:
+                scores = self._scores_of(module(X))
+            except (IndexError, RuntimeError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"The 'X' parameter of {self._owner} must be rows that the module takes. Got "
+                    f"shape {tuple(self._X.shape)}, on which it failed ({type(error).__name__}: "
+                    f"{error}). Pass them as the training loop does."
+                ) from error
             try:
                 described = self._value_function.describe(X.new_empty(1, 0), scores[None], y)
                 return self._value_function.trusted(described).sum()
@@ -297,11 +304,12 @@ def _log_scores(output) -> Tensor:
 
 
 def _rows(owner: str, X, y) -> tuple[Tensor, Tensor]:
-    X, y = torch.as_tensor(X).detach().cpu(), torch.as_tensor(y).detach().cpu()
-    if len(X) != len(y) or y.dim() != 1 or not len(y):
+    X, y = _tensor(owner, "X", X), _tensor(owner, "y", y)
+    if y.dim() != 1 or not len(y) or X.shape[:1] != y.shape:
         raise ValueError(
             f"The 'y' parameter of {owner} must be one label per row of X. Got shape "
-            f"{tuple(y.shape)} for {len(X)} rows. Pass the labels that the criterion is given."
+            f"{tuple(y.shape)} for X of shape {tuple(X.shape)}. Pass the labels that the "
+            "criterion is given."
         )
     if y.is_floating_point() and not torch.equal(y, y.round()):
         raise ValueError(
@@ -309,6 +317,17 @@ def _rows(owner: str, X, y) -> tuple[Tensor, Tensor]:
             f"{y[y != y.round()][0].item()!r} among them. Encode them as for the criterion."
         )
     return X, y.long()
+
+
+def _tensor(owner: str, name: str, values) -> Tensor:
+    try:
+        tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"The {name!r} parameter of {owner} must be an array or a tensor of numbers. Got "
+            f"{type(values).__name__} ({error}). Encode what is no number first."
+        ) from error
+    return tensor.detach().cpu()
 
 
 def _check_kind(owner: str, value_function) -> None:

@@ -283,6 +283,26 @@ def test_a_value_function_that_cannot_guide_is_named(value_function, error, mess
         add_value_gradient(classifier().initialize().module_, value_function, X, Y)
 
 
+def test_rows_in_double_precision_are_taken_as_the_module_takes_them():
+    module = nn.Linear(X.shape[1], 2)
+    module(torch.as_tensor(X)).sum().backward()
+    add_value_gradient(module, VALUE, X.astype(np.float64).tolist(), Y.tolist())
+
+
+@pytest.mark.parametrize(
+    ("X", "error", "message"),
+    [
+        (X.astype(str), TypeError, "'X' parameter of .* an array or a tensor of numbers. Got nda"),
+        (X[:, :3], ValueError, r"'X' parameter of .* rows that the module takes. Got shape \(600"),
+        (np.float32(1), ValueError, "'y' parameter of .* one label per row of X"),
+    ],
+    ids=["strings", "too few columns", "a number"],
+)
+def test_rows_that_the_module_cannot_take_are_named(X, error, message):
+    with pytest.raises(error, match=message):
+        add_value_gradient(nn.Linear(6, 2), VALUE, X, Y)
+
+
 @pytest.mark.parametrize(
     ("params", "message"),
     [
