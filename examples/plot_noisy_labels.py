@@ -110,6 +110,9 @@ for noise, mean in zip(NOISE, spent.mean(axis=1), strict=True):
 # labels still teach something. Without noise it is level with training on; where most labels are
 # noise, **the clean rows alone do better** than anything that starts from the noisy net. Try that
 # first: it takes a second.
+#
+# The metric matters, too. When we tried macro-F1 instead of euros (with 900 training and 200 clean
+# rows), training on with the clean rows beat finetuning at each level of noise above zero.
 
 figure, ax = plt.subplots(figsize=(8.5, 4), layout="constrained")
 looks = [("#bbbbbb", ""), ("#56b4e9", "///"), ("#e69f00", ""), ("#f0e442", "..."), ("#0072b2", "")]
