@@ -187,7 +187,7 @@ def _calibration(comparison: Comparison) -> dict:
 def _change(comparison: Comparison) -> dict:
     if isinstance(comparison, RetrieverComparison):
         change = np.diff(comparison.per_query(), axis=0)[0]
-        return {"queries": change[~np.isnan(change)], "scorer": comparison.by_query.__name__}
+        return {"queries": change[~np.isnan(change)], "scorer": comparison.by_query.short_name}
     recalls = comparison.recalls()  # type: ignore[attr-defined]
     present = ~np.isnan(recalls[0])
     counts = np.bincount(comparison.codes, minlength=len(present))  # type: ignore[attr-defined]

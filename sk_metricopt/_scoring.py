@@ -175,7 +175,8 @@ def scorer_name(scoring, scorer) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in scorer._kwargs.items())
         name = function.removesuffix("_score") + (options and f"({options})")
         return name if scorer._sign > 0 else f"neg_{name}"
-    return getattr(scorer, "__name__", None) or f"{scorer!r:.80}"
+    names = (getattr(scorer, name, None) for name in ("short_name", "__name__"))
+    return next(filter(None, names), f"{scorer!r:.80}")
 
 
 # scoring ----------------------------------------------------------------------------------------

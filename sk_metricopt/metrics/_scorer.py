@@ -182,7 +182,8 @@ class RetrievalScorer:
         self.decomposes = isinstance(metric, str) or per_query
 
     @property
-    def __name__(self) -> str:
+    def short_name(self) -> str:
+        """What people call the metric."""
         metric = self.metric
         name = metric if isinstance(metric, str) else getattr(metric, "__name__", repr(metric))
         options = ", ".join(f"{option}={value!r}" for option, value in self.options.items())
