@@ -284,9 +284,14 @@ def test_a_value_function_that_cannot_guide_is_named(value_function, error, mess
 
 
 def test_rows_in_double_precision_are_taken_as_the_module_takes_them():
-    module = nn.Linear(X.shape[1], 2)
-    module(torch.as_tensor(X)).sum().backward()
-    add_value_gradient(module, VALUE, X.astype(np.float64).tolist(), Y.tolist())
+    gradients = []
+    for rows, y in ((X, Y), (X.astype(np.float64).tolist(), Y.tolist())):
+        torch.manual_seed(0)
+        module = nn.Linear(X.shape[1], 2)
+        module(torch.as_tensor(X)).sum().backward()
+        add_value_gradient(module, VALUE, rows, y)
+        gradients.append(module.weight.grad)
+    assert torch.equal(*gradients)
 
 
 @pytest.mark.parametrize(
