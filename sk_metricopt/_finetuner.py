@@ -352,6 +352,10 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
             )
         return self
 
+    def _validate_params(self):
+        _validation.check_instance(self.estimator)
+        super()._validate_params()
+
     def _take_classes(self, subject: Subject) -> None:
         self.__dict__.pop("classes_", None)
         if subject.classes is not None:

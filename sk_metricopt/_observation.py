@@ -14,7 +14,7 @@ from sk_metricopt._clock import Clock
 from sk_metricopt._identity import digest
 from sk_metricopt._journal import Journal, Key, number
 from sk_metricopt._progress import Listener, ObservationState
-from sk_metricopt._scoring import Response, Scoring
+from sk_metricopt._scoring import Response, Scoring, next_step
 from sk_metricopt._stopping import Stop
 from sk_metricopt.exceptions import ObservationWarning
 
@@ -376,8 +376,8 @@ class ObservationEngine:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         return kind(
             f"The 'scoring' parameter of {self.caller} must be a scorer that gives one finite "
-            f"number for the model as it came. It failed ({type(error).__name__}: {error}). Try "
-            "scorer(estimator, X_val, y_val) by hand on any fitted estimator of this kind."
+            f"number for the model as it came. It failed ({type(error).__name__}: {error}). "
+            + next_step(self.scoring.scorer, self.scoring.rows.y, error)
         )
 
     def _warn(self, error: Exception, text: str) -> None:

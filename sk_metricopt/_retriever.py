@@ -305,6 +305,10 @@ class EmbeddingRetriever(
         self._set_gallery(embeddings, y)
         return self
 
+    def _validate_params(self):
+        _validation.check_instance(self.estimator, type(self).__name__)
+        super()._validate_params()
+
     def set_gallery(self, X, y=None):
         """Replace the gallery; the net stays as it is.
 

@@ -179,6 +179,30 @@ def scorer_name(scoring, scorer) -> str:
     return next(filter(None, names), f"{scorer!r:.80}")
 
 
+def next_step(scorer, labels: np.ndarray, error: Exception) -> str:
+    """Return what to do about a scorer that failed."""
+    if not isinstance(scorer, _BaseScorer) or "pos_label" not in str(error):
+        return "Try scorer(estimator, X_val, y_val) by hand on any fitted estimator of this kind."
+    known = np.unique(labels).tolist()
+    return (
+        f"The labels are {known!r:.200}: pass a scorer that knows which one is positive, such as "
+        f"{_with_positive_label(scorer, known[-1])}."
+    )
+
+
+def _with_positive_label(scorer: _BaseScorer, label) -> str:
+    """Return the call of make_scorer that makes this scorer with another positive label."""
+    usual = {"average": "binary", "response_method": "predict", "greater_is_better": True}
+    options = {
+        "response_method": scorer._response_method,
+        "greater_is_better": scorer._sign > 0,
+        **scorer._kwargs,
+        "pos_label": label,
+    }
+    said = [f"{name}={value!r}" for name, value in options.items() if usual.get(name) != value]
+    return f"make_scorer({', '.join([scorer._score_func.__name__, *said])})"
+
+
 # scoring ----------------------------------------------------------------------------------------
 
 

@@ -40,6 +40,21 @@ def check_one_metric(scoring, caller: str = _CALLER) -> None:
         )
 
 
+def check_instance(estimator, caller: str = _CALLER) -> None:
+    """Raise TypeError for a class in the place of an estimator made of it."""
+    if not isinstance(estimator, type):
+        return
+    name = estimator.__name__
+    step = f"Pass an instance, {name}(...)"
+    if issubclass(estimator, torch.nn.Module):
+        net = "NeuralNet" if caller == "EmbeddingRetriever" else "NeuralNetClassifier"
+        step += f", if it holds trained weights, or {net}({name}, criterion=...) to have it trained"
+    raise TypeError(
+        f"The 'estimator' parameter of {caller} must be an instance. Got the class {name} instead. "
+        f"{step}."
+    )
+
+
 def features_and_labels(estimator, X, y, dtype, reset: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return `X` as an array of `dtype` and `y` as labels, checked as scikit-learn does."""
     owner = type(estimator).__name__
@@ -119,8 +134,9 @@ def _check_column_names(X, owner: str) -> None:
 
 def _check_numbers(X, owner: str) -> None:
     """Raise TypeError for values that numpy would not convert, or would make up numbers for."""
-    columns = [X[name] for name in X.columns] if hasattr(X, "columns") else [X]
-    for column in columns:
+    columns = {name: X[name] for name in X.columns} if hasattr(X, "columns") else {None: X}
+    text = []
+    for name, column in columns.items():
         dtype = getattr(column, "dtype", None)
         if getattr(dtype, "kind", None) in ("m", "M", "V"):
             raise TypeError(_no_rows(X, owner, f"of {dtype}"))
@@ -129,8 +145,15 @@ def _check_numbers(X, owner: str) -> None:
                 np.asarray(column, dtype=np.float64)
             except (TypeError, OverflowError) as error:
                 raise TypeError(_no_rows(X, owner, error)) from error
-            except ValueError:  # scikit-learn names the string that is no number
-                pass
+            except ValueError:
+                text.append(name)
+    if text and hasattr(X, "columns"):  # elsewhere scikit-learn shows the string that is no number
+        raise ValueError(
+            f"The 'X' parameter of {owner} must hold numbers. Got text in columns {text!r:.200} "
+            "instead. Encode such columns in a Pipeline before it, such as by "
+            "make_column_transformer((OneHotEncoder(sparse_output=False), columns), "
+            "remainder='passthrough')."
+        )
 
 
 def _no_rows(X, owner: str, why: object = "") -> str:

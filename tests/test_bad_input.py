@@ -7,11 +7,13 @@ import re
 import numpy as np
 import pytest
 import torch
+from sklearn import metrics
+from sklearn.compose import make_column_transformer
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, fbeta_score
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from skorch import NeuralNet, NeuralNetRegressor
 from torch import nn
 
@@ -70,7 +72,8 @@ def frozen(net, X=X, y=Y):
         (LogisticRegression(), TypeError, "skorch NeuralNetClassifier.*Got LogisticRegression"),
         (make_pipeline(StandardScaler(), classifier()), TypeError, "preprocessing steps before"),
         (NeuralNet(MLP, nn.CrossEntropyLoss), TypeError, "must be a skorch NeuralNetClassifier"),
-        (MLP, ValueError, "must be an object implementing 'fit'.*torch.nn.*Module"),
+        (MLP, TypeError, r"Got the class MLP .*an instance, MLP\(.*NeuralNetClassifier\(MLP, "),
+        (NeuralNet, TypeError, r"Got the class NeuralNet instead. Pass .*, NeuralNet\(\.\.\.\)\.$"),
         (classifier(lr=1e9), ValueError, "training diverged. Lower its learning rate or scale X"),
         (classifier(module__n_classes=4), ValueError, "Got outputs of shape .* last layer"),
         (classifier(module__n_classes=1), ValueError, "IndexError.*one output per class, 2"),
@@ -133,13 +136,26 @@ def test_net_that_cannot_be_copied_is_refused_with_the_reason():
         ("f1_marco", ValueError, "Got 'f1_marco' instead. Did you mean 'f1_macro'"),
         ("no such", ValueError, "get_scorer_names.. lists all names"),
         (f1_score, ValueError, "use `make_scorer`"),
-        ("f1", ValueError, "first|finite number.*pos_label.*by hand"),
+        ("f1", ValueError, r"labels are \['a', 'b'\].*make_scorer\(f1_score, pos_label='b'\)\."),
     ],
 )
 def test_scoring_that_is_no_single_metric_is_refused(scoring, error, message):
     with pytest.raises(error, match=message) as info:
         fit(y=np.array(["a", "b"])[Y], scoring=scoring)
     assert "scoring" in str(info.value)
+
+
+@pytest.mark.parametrize(
+    "scoring",
+    ["recall", "average_precision", "neg_brier_score", metrics.make_scorer(fbeta_score, beta=2)],
+    ids=str,
+)
+def test_scorer_without_a_positive_label_is_refused_with_one_that_works(scoring):
+    y = np.array(["a", "b"])[Y]
+    with pytest.raises(ValueError, match="pos_label") as info:
+        fit(y=y, scoring=scoring)
+    call = re.search(r"make_scorer\(.*\)(?=\.$)", str(info.value)).group()
+    fit(y=y, scoring=eval(call, vars(metrics).copy()))
 
 
 def raising(error):
@@ -201,6 +217,20 @@ def test_scorer_may_return_any_real_number(score):
 def test_training_rows_that_cannot_be_used_are_refused(data, message):
     with pytest.raises(ValueError, match=message):
         fit(classifier(CNN) if np.ndim(data.get("X", X)) == 4 else None, **data)
+
+
+def test_columns_of_text_are_named_and_may_be_encoded_before():
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(X[:, :4], columns=list("abcd"))
+    frame = frame.assign(color=np.where(X[:, 4] > 0, "red", "blue"))
+    frame["size"] = pd.Categorical(np.where(X[:, 5] > 0, "S", "L"))
+    message = r"'X' parameter .* text in columns \['color', 'size'\] .*OneHotEncoder"
+    finetuner = MetricOptFinetuner(classifier(module__input_dim=8), max_observations=3)
+    with pytest.raises(ValueError, match=message):
+        finetuner.fit(frame, Y)
+    encoder = OneHotEncoder(sparse_output=False)
+    columns = make_column_transformer((encoder, ["color", "size"]), remainder="passthrough")
+    assert make_pipeline(columns, finetuner).fit(frame, Y).predict(frame).shape == Y.shape
 
 
 @pytest.mark.parametrize("kind", [dict, torch.utils.data.TensorDataset])

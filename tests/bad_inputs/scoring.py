@@ -70,7 +70,12 @@ CASES = [
     _scoring("a metric instead of a scorer", f1_score, "make_scorer"),
     _scoring("a metric of regression", "r2", WORKS),
     _scoring("a metric of clusters", "adjusted_rand_score", WORKS),
-    _scoring("f1 on labels of text", "f1", "pos_label", y=labelled("a", "b")),
+    _scoring(
+        "f1 on labels of text",
+        "f1",
+        r"make_scorer\(f1_score, pos_label='b'\)",
+        y=labelled("a", "b"),
+    ),
     _scoring("a function of two arguments", lambda y, y_pred: 0.5, _ANSWER),
     _scoring("a class", dict, _ANSWER),
     _scoring("a metric of search", make_retrieval_scorer("recall_at_k"), f"{_ANSWER}.*transform"),

@@ -105,6 +105,7 @@ CASES = [
     _fit("miner='hard'", "'miner' parameter", miner="hard"),
     _fit("random_state=-1", "'random_state' parameter", random_state=-1),
     _estimator("None", lambda: 3, "'estimator' parameter"),
+    _estimator("a module's class", lambda: Embedder, r"'estimator' .*NeuralNet\(Embedder, "),
     _estimator("a classifier net", classifier, "'estimator' parameter"),
     _estimator("LogisticRegression", LogisticRegression, "'estimator' parameter"),
     _estimator("a frozen net never fitted", lambda: FrozenEstimator(embedder()), "never fitted"),
