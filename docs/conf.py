@@ -69,6 +69,7 @@ sphinx_gallery_conf = {
     "ignore_pattern": r"(^|/)(?!plot_)[^/]*\.py$",
     "plot_gallery": os.environ.get("DOCS_GALLERY", "1") != "0",
     "within_subsection_order": "FileNameSortKey",
+    "default_thumb_file": str(Path(__file__).parent / "_static" / "no_figure.svg"),
     "download_all_examples": False,
     "show_signature": False,
     "write_computation_times": False,

@@ -106,6 +106,9 @@ for name, row in zip(trained_on, range(2), strict=True):
 # Where there is much to gain, no run is harmed, and **the guard costs**: 120 rows are too few to be
 # sure of a real gain, so that some good runs do not pass. More validation rows are the remedy.
 # Without them ``guard_z`` is a choice of which error is worse.
+#
+# A better camera was not our first idea. Nets trained on carelessly labelled rows were to be the
+# ones with much to gain, but here nothing was to be gained for them either.
 
 figure, ax = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
 stands_out = np.divide(judged, error, out=np.zeros_like(judged), where=error > 0)

@@ -7,7 +7,8 @@ metric is observed at a few points of each. A network that reads φ, the value f
 learns from these points what the metric is, between them as well. Its gradient then joins the
 criterion's.
 
-The metric is the macro F1 of a net that was trained on digits with half of the labels wrong.
+The metric is the macro F1 of a net that was trained on digits with half of the labels drawn
+at random.
 """
 
 # %%
@@ -96,9 +97,13 @@ for name, estimator in {"as trained": net, "guided": guided, "criterion alone": 
 # the value function says of every point, with the ensemble's spread. *Right:* where the value
 # function puts the points of all trajectories before it reads the score off: neighbours have
 # similar scores.
+#
+# The middle one is the trajectory along which the metric varies most. The value function sees where
+# it falls and not how far, and the spread is no margin for that: it is where members of the
+# ensemble differ, not where all of them are wrong.
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
-figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.8), layout="constrained")
 
 
 def draw_trajectories(estimator, phase, color, label, style):
@@ -114,7 +119,7 @@ draw_trajectories(alone, "guide", BLUE, "agents, criterion alone", "s--")
 draw_trajectories(guided, "guide", ORANGE, "agents, guided", "o-")
 left.axhline(guided.initial_score_, color="black", linestyle=":", label="as trained")
 left.set(xlabel="optimizer steps from the start", ylabel="macro F1, validation rows")
-left.legend(fontsize=8)
+left.legend(fontsize=8, ncols=2, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1))
 
 value, points = guided.value_function_, guided.value_function_.points_
 scores_of = [points.scores[points.trajectory == k] for k in range(8)]

@@ -18,7 +18,9 @@ _NOT_IN_TABLE = (
     "estimator_",
     "history_",
     "index_",
+    "initial_estimator_",
     "observations_",
+    "report_",
     "value_function_",
     "verdict_",
 )

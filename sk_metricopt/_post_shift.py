@@ -88,7 +88,8 @@ class PostShiftClassifier(MetricEstimatorMixin, ClassifierMixin, MetaEstimatorMi
         Seeds the split, probes, resampling and what the estimator draws from global streams, which
         are left as they were.
     verbose : int, default=0
-        1 shows a progress bar, 2 writes a line for each observation; both on stderr.
+        1 shows a progress bar, 2 writes a line for each observation; both on stderr. There are no
+        callbacks.
 
     Attributes
     ----------

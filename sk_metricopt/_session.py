@@ -83,7 +83,7 @@ class MetricOptSession:
         parameters and seed goes on from there, in another process too.
     **params : dict
         Further parameters of `MetricOptFinetuner`, such as ``max_observations=20`` and
-        ``random_state=0``.
+        ``random_state=0``. `verbose` shows nothing: scores are told one by one.
 
     Attributes
     ----------
