@@ -61,7 +61,7 @@ def ranks(rows: pd.DataFrame) -> str:
     table = rows.groupby(["variant", "budget"])[list(names)].mean().rename(columns=names)
     table = table.unstack("budget").swaplevel(axis=1)
     order = sorted(table.columns, key=lambda c: (c[0], list(names.values()).index(c[1])))
-    table = table[order]
+    table = table[order].dropna(axis=1, how="all")  # nothing is between, or after, five of them
     table.columns = [f"{every}: {name}" for every, name in table.columns]
     return _markdown(table.map("{:.2f}".format), "every n steps")
 
@@ -109,8 +109,9 @@ def transfer(rows: pd.DataFrame) -> str:
 
 
 def _with_error(by_task: pd.Series) -> str:
-    error = by_task.std(ddof=1) / np.sqrt(len(by_task)) if len(by_task) > 1 else np.nan
-    return f"{by_task.mean():+.3f} ± {error:.3f}"
+    if len(by_task) < 2:
+        return f"{by_task.mean():+.3f}"
+    return f"{by_task.mean():+.3f} ± {by_task.std(ddof=1) / np.sqrt(len(by_task)):.3f}"
 
 
 def _duel(difference: pd.Series) -> str:

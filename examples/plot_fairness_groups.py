@@ -138,7 +138,7 @@ for way, (men, women) in zip(ways, scores.mean(axis=0), strict=True):
 # is smaller than the difference between seeds. Most of the gap stays. A metric that asks for a high
 # worst score gets just that, and no equality.
 #
-# .. [1] B. Becker and R. Kohavi, "Adult", UCI Machine Learning Repository, 1996.
+# .. [1] Becker and Kohavi, "Adult", UCI Machine Learning Repository, 1996.
 
 figure, ax = plt.subplots(figsize=(5.6, 4.6), layout="constrained")
 looks = [("s", "#000000"), ("^", "#e69f00"), ("o", "#0072b2")]

@@ -133,8 +133,8 @@ for name, (probable, rounded) in zip(nets, scores.mean(axis=0), strict=True):
 # probabilities are right, makes it worse here: it seldom leaves 5 and 6. Finetuning to the
 # metric raises kappa under either decision, and by more than 400 further rows to train on do.
 #
-# .. [1] P. Cortez, A. Cerdeira, F. Almeida, T. Matos and J. Reis, "Modeling wine preferences by
-#    data mining from physicochemical properties", Decision Support Systems 47, 2009.
+# .. [1] Cortez, Cerdeira, Almeida, Matos and Reis, "Modeling wine preferences by data mining from
+#    physicochemical properties", Decision Support Systems 47, 2009.
 
 figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
 width = 0.36

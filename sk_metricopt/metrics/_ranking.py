@@ -85,7 +85,7 @@ def recall_at_k(relevance, similarity, *, k=1, counts="any", lone="skip", averag
 
     References
     ----------
-    .. [1] K. Musgrave, S. Belongie, S.-N. Lim, "A Metric Learning Reality Check", ECCV 2020.
+    .. [1] Musgrave, Belongie and Lim, "A Metric Learning Reality Check", ECCV 2020.
 
     Examples
     --------
@@ -172,7 +172,7 @@ def mean_average_precision_at_r(relevance, similarity, *, lone="skip", average="
 
     References
     ----------
-    .. [1] K. Musgrave, S. Belongie, S.-N. Lim, "A Metric Learning Reality Check", ECCV 2020.
+    .. [1] Musgrave, Belongie and Lim, "A Metric Learning Reality Check", ECCV 2020.
 
     Examples
     --------
