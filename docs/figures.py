@@ -1,11 +1,14 @@
-"""Make the figures of docs/method.md from fits of the quickstart: ``python docs/figures.py``.
+"""Make the figures of docs/method.md and docs/inspection.md: ``python docs/figures.py``.
 
 It takes some minutes, and is run by hand: the images are kept with the page.
 """
 
 from __future__ import annotations
 
+import contextlib
 import runpy
+import shutil
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +21,7 @@ from sklearn.model_selection import train_test_split
 
 from sk_metricopt import MetricOptFinetuner
 
-DOCS = Path(__file__).parent
+DOCS = Path(__file__).resolve().parent
 QUICKSTART = SimpleNamespace(
     **runpy.run_path(str(DOCS.parent / "examples" / "quickstart.py"), run_name="quickstart")
 )
@@ -125,12 +128,22 @@ def draw_luck(groups: dict[str, list[SimpleNamespace]], path: Path) -> None:
     figure.savefig(path, dpi=140)
 
 
+def keep_plots(page: str, names: list[str]) -> None:
+    """Run the code of a page, and keep what it plots."""
+    run = runpy.run_path(str(DOCS.parent / "tests" / "pages.py"))["run"]
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        run(f"docs/{page}.md")
+        for name in names:
+            shutil.copy(f"{name}.png", DOCS / "images" / f"{page}_{name}.png")
+
+
 def main() -> None:
-    """Fit, and write both images."""
+    """Fit, and write all images."""
     matplotlib.use("agg")
+    (DOCS / "images").mkdir(exist_ok=True)
+    keep_plots("inspection", ["fit", "changed"])
     careless = [fit(QUICKSTART.load_data(seed), seed) for seed in range(N_SEEDS)]
     clean = [fit(load_clean(seed), seed) for seed in range(N_SEEDS)]
-    (DOCS / "images").mkdir(exist_ok=True)
     draw_trajectories(careless[0].model, DOCS / "images" / "method_trajectories.png")
     groups = {"A third of the training labels drawn at random": careless, "Clean labels": clean}
     draw_luck(groups, DOCS / "images" / "method_luck.png")

@@ -110,6 +110,8 @@ def gain(ax, *, gains, gain, needed, verdict, scorer) -> None:
     else:
         ax.hist(gains, bins="sturges", color=_SKY, ec="white", label=f"{len(gains)} resamples")
         ax.plot(gains, np.zeros(len(gains)), "|", color="black", ms=9, clip_on=False, zorder=3)
+        ax.margins(y=0.6)  # room for the legend
+        ax.yaxis.get_major_locator().set_params(integer=True)
     ax.axvline(0, color="black", lw=1, label="as it came")
     if len(gains):
         ax.axvline(gain, color=_BLUE, lw=2.4, label=f"judged gain {gain:+.4f}")
