@@ -61,7 +61,7 @@ def ranks(rows: pd.DataFrame) -> str:
     table = rows.groupby(["variant", "budget"])[list(names)].mean().rename(columns=names)
     table = table.unstack("budget").swaplevel(axis=1)
     order = sorted(table.columns, key=lambda c: (c[0], list(names.values()).index(c[1])))
-    table = table[order].dropna(axis=1, how="all")  # nothing is between, or after, five of them
+    table = table[order].dropna(axis=1, how="all")  # every step: none between
     table.columns = [f"{every}: {name}" for every, name in table.columns]
     return _markdown(table.map("{:.2f}".format), "every n steps")
 

@@ -81,6 +81,12 @@ def test_unfitted_estimators_show_no_verdict():
         assert "Not fitted" in diagram(unfitted)
 
 
+def test_table_of_fitted_attributes_leaves_out_what_it_would_cut_off():
+    fitted = MetricOptFinetuner(classifier(), **QUICK).fit(X, Y)
+    said = diagram(fitted)
+    assert not re.search(r"initial_estimator_|report_|observations_ dict", said)
+
+
 def test_post_shift_shows_its_classifier_and_verdict():
     fitted = PostShiftClassifier(LogisticRegression(), **QUICK).fit(X, Y)
     said = diagram(fitted)
