@@ -21,12 +21,11 @@ from torch import nn
 from benchmarks.memory import peak_bytes
 from benchmarks.models import MLP, SmallCNN
 from benchmarks.tasks import SCORERS
-from benchmarks.timing import best_of
 from sk_metricopt import MetricOptFinetuner
 from sk_metricopt._adapted import AdaptedNet
 
 N_FEATURES = 30
-PLAIN_STEPS = 1000  # that one step's time is the mean of
+PLAIN_STEPS = {"MLP": 1000, "CNN": 50}  # that one step's time is the mean of
 
 Row = dict[str, object]
 
@@ -57,6 +56,11 @@ class Fit:
         """The net and the metric in words."""
         net = "CNN" if self.net == "CNN" else "MLP 64-64"
         return f"{net}, {self.n_classes} classes, {self.scoring}"
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it takes long enough to be timed once."""
+        return self.net == "CNN" or self.budget * self.n_rows > 250_000
 
     @property
     def data(self) -> tuple[np.ndarray, ...]:
@@ -162,39 +166,32 @@ def counted_steps() -> Iterator[Steps]:
         yield steps
 
 
-def plain_steps(fit: Fit, n_rows: int) -> Callable[[], None]:
-    """Return a run of `PLAIN_STEPS` Adam steps on the cross-entropy of the plain net."""
+def plain_step(fit: Fit, n_rows: int) -> float:
+    """CPU seconds of an Adam step on the cross-entropy of the plain net, the mean of many."""
     module = copy.deepcopy(trained(fit.net, fit.n_train, fit.n_classes).module_).train()
     X, y = map(torch.as_tensor, fit.data[:2])
     optimizer = torch.optim.Adam(module.parameters())
-    n_steps = n_plain_steps(fit)
-
-    def run() -> None:
-        for _ in range(n_steps):
-            rows = torch.randint(len(X), (n_rows,))
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(module(X[rows]), y[rows]).backward()
-            optimizer.step()
-
-    return run
-
-
-def n_plain_steps(fit: Fit) -> int:
-    """Return how many plain steps are timed: fewer where one takes long."""
-    return PLAIN_STEPS // 20 if fit.net == "CNN" else PLAIN_STEPS
+    n_steps = PLAIN_STEPS[fit.net]
+    start = time.process_time()
+    for _ in range(n_steps):
+        rows = torch.randint(len(X), (n_rows,))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(module(X[rows]), y[rows]).backward()
+        optimizer.step()
+    return (time.process_time() - start) / n_steps
 
 
 def fit_cost(varies: str, fits: tuple[Fit, ...], repeats: int) -> Iterator[Row]:
     """Yield the seconds, steps, scorer calls and peak memory of fits that differ in `varies`."""
     for fit in fits:
-        run = prepared(fit)
-        with counted_steps() as steps:
-            finetuner = run()
-        heavy = fit.net == "CNN" or fit.n_rows > 10_000
-        steps_run = plain_steps(fit, steps.rows)
-        seconds, plain = best_of(1 if heavy else repeats, run, steps_run)
-        step = plain / n_plain_steps(fit)
-        setting = _setting(fit, finetuner) | {"varies": varies, "value": getattr(fit, varies)}
+        run = prepared_warm(fit)
+        seconds, step = np.inf, np.inf
+        for _ in range(1 if fit.is_large else repeats):
+            with counted_steps() as steps:
+                start = time.process_time()
+                finetuner = run()
+                seconds = min(seconds, time.process_time() - start)
+            step = min(step, plain_step(fit, steps.rows))
         n_bytes = peak_bytes(partial(prepared_warm, fit))
         found = {
             ("fit", "seconds per fit"): seconds,
@@ -206,6 +203,7 @@ def fit_cost(varies: str, fits: tuple[Fit, ...], repeats: int) -> Iterator[Row]:
             ("fit", "scorer calls"): finetuner.n_scorer_calls_,
             ("fit", "peak MiB"): None if n_bytes is None else n_bytes / 2**20,
         }
+        setting = _setting(fit, finetuner) | {"varies": varies, "value": getattr(fit, varies)}
         for (way, quantity), amount in found.items():
             yield setting | {"way": way, "quantity": quantity, "amount": amount}
 
@@ -226,11 +224,10 @@ def _setting(fit: Fit, finetuner: MetricOptFinetuner) -> Row:
 def profile(fits: tuple[Fit, ...], repeats: int) -> Iterator[Row]:
     """Yield the CPU seconds of the parts of fits, as the fit's own clock tells them apart."""
     for fit in fits:
-        run = prepared(fit)
-        run()
+        run = prepared_warm(fit)
         with patch("sk_metricopt._clock.time", SimpleNamespace(perf_counter=time.process_time)):
-            finetuners = [run() for _ in range(1 if fit.net == "CNN" else repeats)]
-            splits = [copy.copy(finetuner.report_.seconds) for finetuner in finetuners]
+            finetuners = [run() for _ in range(1 if fit.is_large else repeats)]
+            splits = [dict(finetuner.report_.seconds) for finetuner in finetuners]
         split = min(splits, key=lambda seconds: seconds["total"])
         split["preparation"] += split.pop("training")  # of a frozen net there is none
         for part, amount in split.items():
