@@ -55,7 +55,8 @@ class Fit:
     def subject(self) -> str:
         """The net and the metric in words."""
         net = "CNN" if self.net == "CNN" else "MLP 64-64"
-        return f"{net}, {self.n_classes} classes, {self.scoring}"
+        whose = "" if self.scoring in SCORERS else " of scikit-learn"
+        return f"{net}, {self.n_classes} classes, {self.scoring}{whose}"
 
     @property
     def is_large(self) -> bool:
@@ -230,9 +231,10 @@ def profile(fits: tuple[Fit, ...], repeats: int) -> Iterator[Row]:
             splits = [dict(finetuner.report_.seconds) for finetuner in finetuners]
         split = min(splits, key=lambda seconds: seconds["total"])
         split["preparation"] += split.pop("training")  # of a frozen net there is none
+        setting = _setting(fit, finetuners[0])
+        setting["subject"] += f", {fit.n_rows:,} rows"
         for part, amount in split.items():
-            found = {"way": part, "quantity": "seconds per fit", "amount": amount}
-            yield _setting(fit, finetuners[0]) | found
+            yield setting | {"way": part, "quantity": "seconds per fit", "amount": amount}
 
 
 BUDGETS = tuple(Fit(budget=budget) for budget in (10, 25, 50, 100, 150, 300))

@@ -6,16 +6,19 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
 
-# What varies in a task: its name, and what stays.
-PANELS = {
-    "observations-params": ("adapter parameters", "MLP 30-w-16-2, 500 rows, J = 8"),
-    "observations-rows": ("validation rows", "MLP 30-16-16-2, J = 8"),
-    "observations-phi": ("J, φ evaluated together", "MLP 30-64-64-2, 1,500 rows"),
-    "observations-cnn": ("J, φ of a CNN", "Small CNN, adapter_targets='auto', 500 images"),
-    "observations-classes": ("classes", "MLP 30-64-64-K, 1,500 rows, J = 8"),
+PLAIN_TICKS = 1000  # up to which the values that were measured are ticks
+
+PANELS = {  # what varies in a task
+    "observations-params": "adapter parameters",
+    "observations-rows": "validation rows",
+    "observations-phi": "J, φ evaluated together",
+    "observations-cnn": "J, φ of a CNN",
+    "observations-classes": "classes",
 }
 PARTS = {  # and how each is filled: Okabe and Ito's colours
     "steps": ("#0072b2", ""),
@@ -41,12 +44,32 @@ def table_of(results: pd.DataFrame, task: str, quantity: str, index: str = "valu
     return rows.pivot_table(index=index, columns="way", values="amount", sort=False)
 
 
+def fixed_in(results: pd.DataFrame, task: str) -> str:
+    """Say what a task is about, and what does not vary in it."""
+    rows = results[results["task"] == task]
+    parts = [rows["subject"].iloc[0]]
+    for column, text in {
+        "n_rows": "{:,.0f} rows",
+        "n_phi": "J = {:.0f}",
+        "budget": "B = {:.0f}",
+    }.items():
+        if rows[column].nunique() == 1:
+            parts.append(text.format(rows[column].iloc[0]))
+    return ", ".join(parts)
+
+
 def _curves(axes: Axes, table: pd.DataFrame, ways: tuple[str, ...], x: str) -> None:
     for way in ways:
         colour, style = LOOKS[way]
         axes.loglog(table.index, table[way], style, color=colour, label=way, ms=5)
     axes.set(xlabel=x)
     axes.grid(which="major", color="#dddddd", lw=0.6)
+    if table.index.max() <= PLAIN_TICKS:
+        axes.set_xticks(table.index)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_minor_locator(NullLocator())
+    least, most = np.log10([table[list(ways)].min().min(), table[list(ways)].max().max()])
+    axes.set_ylim(10 ** np.floor(least), 10 ** np.ceil(most))  # whole decades
 
 
 def draw_fit(results: pd.DataFrame, path: Path) -> None:
@@ -56,22 +79,16 @@ def draw_fit(results: pd.DataFrame, path: Path) -> None:
     for axes, (task, name) in zip(both, names.items(), strict=True):
         table = table_of(results, task, "seconds per fit")
         _curves(axes, table, ("fit", "equal gradient steps", "equal optimizer steps"), name)
-    both[0].set(ylabel="CPU seconds", title="MLP, 1,500 validation rows")
-    both[0].set_xticks(table_of(results, "fit-budget", "seconds per fit").index, minor=False)
-    both[0].xaxis.set_major_formatter("{x:.0f}")
-    both[0].xaxis.set_minor_formatter("")
-    both[1].set(title="MLP, 50 observations")
-    both[0].legend(fontsize=9)
+        axes.set_title(fixed_in(results, task), fontsize=9)
+    both[0].set(ylabel="CPU seconds")
+    both[1].legend(fontsize=9, loc="upper left")
     figure.savefig(path, dpi=140)
 
 
 def draw_profile(results: pd.DataFrame, path: Path) -> None:
     """Draw the shares of the parts of each fit, one bar above the other."""
-    seconds = table_of(results, "profile", "seconds per fit", index=["subject", "n_rows"])
-    labels = [
-        f"{subject}\n{n_rows:,.0f} rows, {total:.1f} s"
-        for (subject, n_rows), total in seconds["total"].items()
-    ]
+    seconds = table_of(results, "profile", "seconds per fit", index="subject")
+    labels = [f"{subject}\n{total:.1f} s" for subject, total in seconds["total"].items()]
     figure, axes = plt.subplots(figsize=(9, 0.7 * len(seconds) + 1.4), layout="constrained")
     left = pd.Series(0.0, index=seconds.index)
     for part, (colour, hatch) in PARTS.items():
@@ -90,10 +107,10 @@ def draw_growth(
 ) -> None:
     """Draw a quantity against all that grows; of seconds, how many in one."""
     figure, grid = plt.subplots(2, 3, figsize=(9, 5.6), layout="constrained")
-    for axes, (task, (name, fixed)) in zip(grid.flat, PANELS.items(), strict=False):
+    for axes, (task, name) in zip(grid.flat, PANELS.items(), strict=False):
         table = table_of(results, task, quantity)
         _curves(axes, 1 / table if quantity.startswith("seconds") else table, ways, name)
-        axes.set_title(fixed.replace(", adapter_targets='auto'", ""), fontsize=9)
+        axes.set_title(fixed_in(results, task).replace(", adapter_targets=", " "), fontsize=9)
     for axes in grid[:, 0]:
         axes.set(ylabel=unit)
     handles, labels = grid[0, 0].get_legend_handles_labels()

@@ -13,7 +13,10 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.report import to_markdown
-from benchmarks.speed_plots import PANELS, PARTS, draw_all, table_of
+from benchmarks.speed_batching import J
+from benchmarks.speed_fit import CNN, N_FEATURES, Fit
+from benchmarks.speed_observations import BARE_ROWS, MANY_ROWS, MAX_LOOPED
+from benchmarks.speed_plots import PANELS, PARTS, draw_all, fixed_in, table_of
 
 HEADER = """# Speed
 
@@ -22,18 +25,18 @@ edit. Seconds are CPU seconds of one thread, the least of a few repeats. Rivals 
 ratios within a table stand up to other load on the machine, which seconds do not. Peak memory is
 by how much a run grows a process of its own, with net and rows at hand; of a few MiB it is a rough
 figure."""
-FIT = """## A fit
+FIT = f"""## A fit
 
-`MetricOptFinetuner` on a frozen net: an MLP 30-64-64-2 trained on 4,000 rows, F1 in numpy, or a
-small CNN. It is held against as many steps of plain Adam on the cross-entropy of that net, with
-minibatches of the same size: the gradient steps of all trajectories and twins, each of them one
-step of one net, or, less generously, as many as its optimizer takes, which moves all of them in
-one step."""
+`MetricOptFinetuner` on a frozen net: an MLP trained on {Fit().n_train:,} rows of {N_FEATURES}
+numbers, F1 in numpy, or a small CNN trained on {CNN.n_train:,} images. It is held against as many
+steps of plain Adam on the cross-entropy of that net, with minibatches of the same size: the
+gradient steps of all trajectories and twins, each of them one step of one net, or, less
+generously, as many as its optimizer takes, which moves all of them in one step."""
 PROFILE = """## Where the time of a fit goes
 
 By the clock of a fit itself, `report_.seconds`, made to read CPU seconds. "other" is drawing
 resamples, choosing, judging, and what is left."""
-OBSERVATIONS = """## An observation
+OBSERVATIONS = f"""## An observation
 
 From φ to a score on validation rows; the scorer is accuracy in numpy. Weights and rows are random:
 neither matters to the time.
@@ -42,19 +45,21 @@ neither matters to the time.
   once per fit, and here in the last column), softmax, the scorer on answers that are there
 - loop: for each φ copy the skorch net, set its weights, call the scorer on it; batch_size as skorch
   has it (128)
-- bare loop: for each φ set the weights of the bare torch module, run it on 1,024 rows at a time
-  (128 images), compute the metric. No library, no probabilities, no budget, no record: a floor
+- bare loop: for each φ set the weights of the bare torch module, run it on some rows at a
+  time (MLP {BARE_ROWS["MLP"]:,}, CNN {BARE_ROWS["CNN"]}), compute the metric. No probabilities, no
+  budget, no record, no scorer that may ask what it likes: the arithmetic alone
 
-Loops are measured with 4 φ at most, with a million rows with one, and scaled by the number of φ:
-each costs them the same."""
+Loops are measured with {MAX_LOOPED} φ at most, above {MANY_ROWS:,} rows with one, and scaled by the
+number of φ: each costs them the same."""
 MEMORY = """## Peak memory
 
 Of an evaluation of J φ with its frozen prefix, and of one turn of the loop."""
-BATCHING = """## Ways to batch
+BATCHING = f"""## Ways to batch
 
-CPU milliseconds for 8 φ on the same rows. Adapters sit on all hosts and change weights or outputs,
-in one call of vmap or in a loop; only "as planned" has the frozen prefix at hand."""
+CPU milliseconds for {J} φ on the same rows. Adapters sit on all hosts and change weights or
+outputs, in one call of vmap or in a loop; only "as planned" has the frozen prefix at hand."""
 NO_GPU = "Not measured, no GPU: batches of {} φ on {}."
+FITS = {"fit-budget": "observations", "fit-rows": "validation rows", "fit-cnn": "observations"}
 FIT_SECONDS, OBSERVATION = "seconds per fit", "seconds per observation"
 
 
@@ -71,11 +76,11 @@ def growth(x: pd.Series, y: pd.Series) -> float:
 
 def targets(results: pd.DataFrame) -> pd.DataFrame:
     """Hold the results against what they should be."""
-    fits = table_of(results, "fit-budget", FIT_SECONDS).loc[150]
+    fits = table_of(results, "fit-budget", FIT_SECONDS).loc[Fit().budget]
     nets = table_of(results, "observations-nets", OBSERVATION, index="subject")
     ratio = nets["loop"] / nets["ours"]
     rows = [
-        ("fit of the MLP, B = 150: CPU seconds", fits["fit"], "<", 1.0),
+        (f"fit of the MLP, B = {Fit().budget}: CPU seconds", fits["fit"], "<", 1.0),
         ("over equal gradient steps", fits["fit"] / fits["equal gradient steps"], "<", 4.0),
     ]
     for subject, value in ratio.items():
@@ -94,7 +99,7 @@ def targets(results: pd.DataFrame) -> pd.DataFrame:
     ).set_index("measured")
 
 
-def fit_table(results: pd.DataFrame, task: str, index: str) -> pd.DataFrame:
+def fit_table(results: pd.DataFrame, task: str) -> pd.DataFrame:
     """Seconds, ratios, steps, scorer calls and memory of fits."""
     seconds = table_of(results, task, FIT_SECONDS)
     counts = results[(results["task"] == task) & (results["way"] == "fit")]
@@ -110,7 +115,7 @@ def fit_table(results: pd.DataFrame, task: str, index: str) -> pd.DataFrame:
         if name in counts:
             table[name] = counts[name].map("{:,.0f}".format)
     table.index = table.index.map("{:,.0f}".format)
-    return table.rename_axis(index)
+    return table
 
 
 def _ratio(above: pd.Series, below: pd.Series) -> pd.Series:
@@ -131,7 +136,7 @@ def observation_table(results: pd.DataFrame, task: str, index: str) -> pd.DataFr
     """Observations per second each way, and how many times as fast ours is."""
     seconds = table_of(results, task, OBSERVATION, index)
     prefix = table_of(results, task, "seconds of the prefix", index)["ours"]
-    per_second = (1 / seconds).map("{:,.3g}".format)
+    per_second = (1 / seconds).map(_three_digits)
     table = per_second[["ours", "loop", "bare loop"]]
     table["ours over loop"] = _ratio(seconds["loop"], seconds["ours"])
     table["ours over bare loop"] = _ratio(seconds["bare loop"], seconds["ours"])
@@ -144,24 +149,38 @@ def _rows_of(results: pd.DataFrame) -> pd.Series:
     return rows.groupby("subject", sort=False)["n_rows"].first().map("{:,.0f}".format)
 
 
+def _three_digits(value: float) -> str:
+    """Format a number.
+
+    Examples
+    --------
+    >>> _three_digits(12345.6), _three_digits(0.00123456)
+    ('12,346', '0.00123')
+    """
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _grows(seconds: pd.DataFrame, ways: tuple[str, ...]) -> str:
+    powers = [f"{way} {growth(seconds.index.to_series(), seconds[way]):.2f}" for way in ways]
+    return f"Seconds grow, over the last step, as this power of it: {', '.join(powers)}."
+
+
 def growing_section(results: pd.DataFrame) -> list[str]:
     """Tables of all that grows, and by what power."""
     parts = []
-    for task, (name, fixed) in PANELS.items():
-        seconds = table_of(results, task, OBSERVATION)
+    for task, name in PANELS.items():
         table = observation_table(results, task, "value")
-        powers = [f"{way} {growth(seconds.index.to_series(), seconds[way]):.2f}" for way in seconds]
         table.index = table.index.map("{:,.0f}".format)
-        parts += [f"### {name}", f"{fixed}. Observations per CPU second:"]
+        parts += [f"### {name}", f"{fixed_in(results, task)}. Observations per CPU second:"]
         parts += [to_markdown(table, name)]
-        parts += [f"Seconds grow by the last step as this power of it: {', '.join(powers)}."]
+        parts += [_grows(table_of(results, task, OBSERVATION), ("ours", "loop", "bare loop"))]
     return parts
 
 
 def memory_table(results: pd.DataFrame) -> pd.DataFrame:
     """Peak MiB of an evaluation, by what grows."""
     rows = {}
-    for task, (name, _) in PANELS.items():
+    for task, name in PANELS.items():
         peaks = table_of(results, task, "peak MiB")
         for value, of_value in peaks.iterrows():
             rows[f"{name}: {value:,.0f}"] = of_value[["ours", "loop"]].map("{:,.1f}".format)
@@ -193,7 +212,8 @@ def gpu_section(results: pd.DataFrame) -> list[str]:
     without = rows[rows["not_measured"].notna()]
     parts = [NO_GPU.format(f"{row.n_phi:.0f}", row.subject) for row in without.itertuples()]
     if len(without) < len(rows):
-        text = "Batches of 64 φ on 2,000 images; wall time, and peak memory of the device."
+        first = rows.iloc[0]
+        text = f"{first['n_phi']:.0f} φ at once on {first['n_rows']:,.0f} images. Wall time:"
         peaks = table_of(results, "observations-gpu", "peak MiB", index="subject")
         table = observation_table(results, "observations-gpu", "subject")
         table["ours, peak MiB"] = peaks["ours"].map("{:,.0f}".format)
@@ -214,9 +234,10 @@ def compose(results: pd.DataFrame) -> str:
     nets.insert(0, "rows", _rows_of(results))
     parts = [HEADER, conditions(results), to_markdown(targets(results), "measured"), FIT]
     parts += ["![Seconds of a fit](../images/speed_fit.png)"]
-    parts += [to_markdown(fit_table(results, "fit-budget", "B"), "observations, MLP")]
-    parts += [to_markdown(fit_table(results, "fit-rows", "rows"), "validation rows, MLP, B = 50")]
-    parts += [to_markdown(fit_table(results, "fit-cnn", "B"), "observations, CNN")]
+    for task, varies in FITS.items():
+        parts += [f"{fixed_in(results, task)}:", to_markdown(fit_table(results, task), varies)]
+        if results.loc[results["task"] == task, "value"].nunique() > 1:
+            parts += [_grows(table_of(results, task, FIT_SECONDS), ("fit",))]
     parts += [PROFILE, "![Shares of the parts of a fit](../images/speed_profile.png)"]
     parts += [to_markdown(profile_table(results), "fit"), OBSERVATIONS]
     parts += [to_markdown(nets, "observations per CPU second")]
