@@ -27,7 +27,6 @@ COLUMNS = [*KEY, "amount", *SETTING, "repeats", "not_measured", "machine", "vers
 
 Row = dict[str, object]
 
-
 _MEASURES: dict[str, Callable[[int], Iterable[Row]]] = {
     "fit-budget": partial(fit_cost, "budget", speed_fit.BUDGETS),
     "fit-rows": partial(fit_cost, "n_rows", speed_fit.ROWS),

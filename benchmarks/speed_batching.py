@@ -163,10 +163,8 @@ def chunks_and_layouts(repeats: int) -> Iterator[Row]:
     """Yield the seconds of the plain CNN by chunk of rows and memory format."""
     module, x = SmallCNN(3, 10).eval(), torch.randn(N_ROWS, 3, 32, 32)
     for layout in (torch.contiguous_format, torch.channels_last):
-        net, rows = (
-            copy.deepcopy(module).to(memory_format=layout),
-            x.contiguous(memory_format=layout),
-        )
+        net = copy.deepcopy(module).to(memory_format=layout)
+        rows = x.contiguous(memory_format=layout)
         for chunk in CHUNKS:
             with torch.no_grad():
                 run = lambda: [net(part) for part in rows.split(chunk)]  # noqa: B023, E731

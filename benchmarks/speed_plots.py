@@ -69,7 +69,7 @@ def _curves(axes: Axes, table: pd.DataFrame, ways: tuple[str, ...], x: str) -> N
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.xaxis.set_minor_locator(NullLocator())
     least, most = np.log10([table[list(ways)].min().min(), table[list(ways)].max().max()])
-    axes.set_ylim(10 ** np.floor(least), 10 ** np.ceil(most))  # whole decades
+    axes.set_ylim(10 ** np.floor(least - 0.05), 10 ** np.ceil(most + 0.05))  # whole decades
 
 
 def draw_fit(results: pd.DataFrame, path: Path) -> None:

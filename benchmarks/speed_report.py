@@ -45,12 +45,12 @@ neither matters to the time.
   once per fit, and here in the last column), softmax, the scorer on answers that are there
 - loop: for each φ copy the skorch net, set its weights, call the scorer on it; batch_size as skorch
   has it (128)
-- bare loop: for each φ set the weights of the bare torch module, run it on some rows at a
-  time (MLP {BARE_ROWS["MLP"]:,}, CNN {BARE_ROWS["CNN"]}), compute the metric. No probabilities, no
-  budget, no record, no scorer that may ask what it likes: the arithmetic alone
+- bare loop: for each φ set the weights of the bare torch module, run it on some rows at a time (MLP
+  {BARE_ROWS["MLP"]:,}, CNN {BARE_ROWS["CNN"]}), compute the metric. No probabilities, no budget, no
+  record, no scorer that may ask what it likes: the arithmetic alone
 
-Loops are measured with {MAX_LOOPED} φ at most, above {MANY_ROWS:,} rows with one, and scaled by the
-number of φ: each costs them the same."""
+Loops are measured with {MAX_LOOPED} φ at most, above {MANY_ROWS:,} rows with one, and scaled by
+the number of φ: each costs them the same."""
 MEMORY = """## Peak memory
 
 Of an evaluation of J φ with its frozen prefix, and of one turn of the loop."""
