@@ -3,7 +3,7 @@ RESULTS ?= results.csv
 
 SPHINX = $(PYTHON) -m sphinx -q -W --keep-going docs docs/_build/html
 
-.PHONY: install lint test test-slow fuzz-loaders docs docs-quick docs-output docs-figures quickstart bench bench-retrieval bench-post-shift bench-throughput bench-value-functions
+.PHONY: install lint test test-slow fuzz-loaders docs docs-quick docs-output docs-figures quickstart bench bench-retrieval bench-post-shift bench-speed bench-throughput bench-value-functions
 
 install:
 	$(PYTHON) -m pip install -c constraints.txt -e ".[dev]"
@@ -61,6 +61,11 @@ bench-post-shift:
 bench-value-functions:
 	$(PYTHON) -m benchmarks.value_functions --settings labelled,opaque --tasks confirm --out $(RESULTS)
 	$(PYTHON) -m benchmarks.value_functions_report $(RESULTS) > docs/benchmarks/value_functions.md
+
+# Ten minutes; results of the committed code are in docs/benchmarks.
+bench-speed:
+	$(PYTHON) -m benchmarks.run --suite speed --out $(RESULTS)
+	$(PYTHON) -m benchmarks.speed_report $(RESULTS)
 
 # Five minutes, on a machine that does little else. Needs SK_METRICOPT_DATA_HOME.
 bench-throughput:

@@ -1,13 +1,16 @@
-"""What a measured row says of how it came about: seconds, versions, commit."""
+"""What a measured row says of how it came about: seconds, versions, commit, machine."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import subprocess
 import time
 from importlib.metadata import version
 from pathlib import Path
+
+import torch
 
 import sk_metricopt
 
@@ -34,6 +37,20 @@ def provenance(packages: tuple[str, ...]) -> dict[str, str]:
     folder = Path(__file__).parent
     answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     return {"versions": "; ".join(versions), "commit": answer.stdout.strip() or "unknown"}
+
+
+def machine() -> str:
+    """Return processor, cores and GPU, in words."""
+    parts = [_processor(), f"{os.cpu_count()} cores"]
+    parts.append(torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU")
+    return ", ".join(parts)
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text("utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def source_digest(measuring: tuple[str, ...]) -> str:

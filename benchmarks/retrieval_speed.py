@@ -2,7 +2,7 @@
 
     python -m benchmarks.retrieval_speed
 
-Ratios are of CPU seconds within one run, rivals taking turns, as in `benchmarks.speed`. Memory is
+Ratios are of CPU seconds within one run, rivals taking turns, as in `benchmarks.timing`. Memory is
 the peak of a process of its own over what it held before, where the system tells (Linux).
 """
 
@@ -14,16 +14,20 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.frozen import FrozenEstimator
 
+from benchmarks.memory import memory, restart_peak
+from benchmarks.provenance import machine, provenance
+from benchmarks.report import to_markdown
 from benchmarks.retrieval_baselines import KnownEmbeddings
 from benchmarks.retrieval_tasks import N_COMPONENTS, SCORERS, Trunk
-from benchmarks.speed import best_of, machine, print_table
+from benchmarks.timing import best_of
 from sk_metricopt import EmbeddingRetriever
 from sk_metricopt._adapted import AdaptedNet
 from sk_metricopt._observation import Observation, ObservationEngine
@@ -31,6 +35,7 @@ from sk_metricopt._roles import Data, subject_of
 from sk_metricopt._scoring import ValidationRows
 from sk_metricopt.adapters import FiLMAdapter
 
+PACKAGES = ("torch", "scikit-learn", "skorch", "numpy")
 J = 8  # φ evaluated together
 N_ROWS, N_ITEMS = 2000, 20  # rows, and rows of a label
 GROWTH = (1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
@@ -155,26 +160,12 @@ def measure_scorer(metric: str, n_rows: int) -> dict[str, float | None]:
     torch.set_num_threads(1)
     E, y = embeddings(n_rows)
     SCORERS[metric](KnownEmbeddings(E[:200]), E[:200], y[:200])  # libraries load what they need
-    before = _restart_peak()
+    before = restart_peak()
     start = time.process_time()
     SCORERS[metric](KnownEmbeddings(E), E, y)
     seconds = time.process_time() - start
-    peak = _memory("VmHWM")
+    peak = memory("VmHWM")
     return {"seconds": seconds, "bytes": None if before is None else peak - before}
-
-
-def _restart_peak() -> int | None:
-    """Have the system forget the peak so far; return the memory held, None where it cannot."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", "ascii")
-    except OSError:
-        return None
-    return _memory("VmRSS")
-
-
-def _memory(name: str) -> int:
-    lines = Path("/proc/self/status").read_text("ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
 def growth(metric: str, sizes: tuple[int, ...]) -> list[tuple[str, ...]]:
@@ -192,6 +183,13 @@ def growth(metric: str, sizes: tuple[int, ...]) -> list[tuple[str, ...]]:
     return table
 
 
+def print_table(header: list[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows as a markdown table."""
+    first, *columns = header
+    table = pd.DataFrame(rows, columns=header).set_index(first)
+    print(to_markdown(table[columns], first), end="\n\n")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.retrieval_speed")
@@ -204,7 +202,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.scorer:
         print(json.dumps(measure_scorer(options.scorer, options.rows)))
         return
-    print("# What an observation of search costs", machine(), sep="\n\n", end="\n\n")
+    about = f"{machine()}; {provenance(PACKAGES)['versions']}"
+    print("# What an observation of search costs", about, sep="\n\n", end="\n\n")
     rows = [row for metric in NAIVE for row in Observing(metric).rows(options.repeats)]
     print_table(["measured", "value"], rows)
     sizes = tuple(n for n in GROWTH if n <= options.up_to)

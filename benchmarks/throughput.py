@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -24,8 +23,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks.provenance import provenance, source_digest
-from benchmarks.speed import _processor
+from benchmarks.provenance import machine, provenance, source_digest
 from benchmarks.throughput_subjects import LIMIT, SUBJECTS, Way
 
 PACKAGES = ("torch", "scikit-learn", "skorch", "numpy", "pandas", "onnx", "skl2onnx")
@@ -158,13 +156,6 @@ def _times_limit(name: str, ways: dict[str, Way], least: dict[str, float]) -> fl
 
 def _number(value: float) -> str:
     return "" if np.isnan(value) else f"{value:.4g}"
-
-
-def machine() -> str:
-    """Processor, cores and GPU, in words."""
-    parts = [_processor(), f"{os.cpu_count()} cores"]
-    parts.append(torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU")
-    return ", ".join(parts)
 
 
 def _about() -> dict[str, str]:
