@@ -8,19 +8,16 @@ validation rows. A point is a pair: adapter parameters, and a shift of the per-c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
+import cma
 import numpy as np
+import optuna
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from benchmarks.tasks import Split
-from sk_metricopt._adapted import AdaptedNet
-from sk_metricopt._skorch import NetBridge
-from sk_metricopt.adapters import FiLMAdapter
+from benchmarks.problem import Outcome, Problem
 
 LR = 3e-3
 BATCH_SIZE = 256
@@ -28,109 +25,10 @@ STEPS_PER_OBSERVATION = 10
 SHIFT_OBSERVATIONS = 24  # what mixbias leaves for its closing search
 SHIFT_GRID = np.array([-2.0, -1.0, -0.5, 0.5, 1.0, 2.0])
 SHIFT_DECAY = 0.6
+OBSERVATIONS_PER_TRIAL = 10
 
-
-class KnownAnswers(ClassifierMixin, BaseEstimator):
-    """A classifier whose answers for the rows at hand are already there."""
-
-    def __init__(self, proba: np.ndarray, decisions: np.ndarray):
-        self.proba = proba
-        self.decisions = decisions
-
-    @property
-    def classes_(self) -> np.ndarray:
-        return np.arange(self.proba.shape[1])
-
-    def fit(self, X, y=None):
-        return self
-
-    def predict_proba(self, X) -> np.ndarray:
-        return self.proba
-
-    def predict(self, X) -> np.ndarray:
-        return self.decisions
-
-
-class Problem:
-    """A trained net with adapters, its training and validation rows, and the metric.
-
-    Parameters
-    ----------
-    net : NeuralNetClassifier
-        Fitted net; it is not modified.
-    scorer : callable
-        ``scorer(estimator, X, y)``, greater is better.
-    split : Split
-        The rows; the test rows are not looked at.
-    """
-
-    def __init__(self, net: Any, scorer: Callable, split: Split):
-        self.bridge = NetBridge(net)
-        self.adapted = AdaptedNet(self.bridge, FiLMAdapter(), "auto", split.X_train[:8])
-        self.scorer = scorer
-        self.X_val, self.y_val = split.X_val, split.y_val
-        # Both sets are encoded in one piece so that a minibatch can be drawn from their union.
-        self.rows = self.adapted.encode(np.concatenate([split.X_train, split.X_val]))
-        self.y = torch.as_tensor(np.concatenate([split.y_train, split.y_val]))
-        self.n_train, self.n_rows = len(split.y_train), len(self.y)
-        self.n_classes = len(net.classes_)
-        self.val_rows = self.rows.take(torch.arange(self.n_train, self.n_rows))
-
-    def score(self, log_scores: Tensor, X: np.ndarray, y: np.ndarray) -> float:
-        """Score log-scores of shape (n_samples, n_classes) by the metric."""
-        proba = log_scores.softmax(-1).numpy()
-        return float(self.scorer(KnownAnswers(proba, self.bridge.decide(proba)), X, y))
-
-    def score_point(self, phi: Tensor, shift: Tensor, X: np.ndarray, y: np.ndarray) -> float:
-        """Score a point on other rows, such as the test rows."""
-        with torch.no_grad():
-            log_scores = self.adapted.outputs(phi[None], self.adapted.encode(X))[0]
-        return self.score(log_scores + shift, X, y)
-
-
-@dataclass
-class Outcome:
-    """The record of a baseline: every observed score, and the point that scored best."""
-
-    problem: Problem
-    budget: int
-    scores: list[float] = field(default_factory=list)
-    phi: Tensor = field(init=False)
-    shift: Tensor = field(init=False)
-
-    def __post_init__(self):
-        self.observe(torch.zeros(self.problem.adapted.n_params))
-
-    @property
-    def left(self) -> int:
-        return self.budget - len(self.scores)
-
-    @property
-    def initial_score(self) -> float:
-        return self.scores[0]
-
-    @property
-    def best_score(self) -> float:
-        return max(self.scores)
-
-    @property
-    def changed(self) -> bool:
-        return self.best_score > self.initial_score
-
-    def val_log_scores(self, phi: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.problem.adapted.outputs(phi[None], self.problem.val_rows)[0]
-
-    def observe(self, phi: Tensor, shifts: Tensor | None = None) -> None:
-        """Score `phi` under each row of `shifts`, as far as the budget goes."""
-        if shifts is None:
-            shifts = torch.zeros(1, self.problem.n_classes)
-        log_scores = self.val_log_scores(phi)
-        for shift in shifts[: self.left]:
-            score = self.problem.score(log_scores + shift, self.problem.X_val, self.problem.y_val)
-            if not self.scores or score > self.best_score:
-                self.phi, self.shift = phi.clone(), shift.clone()
-            self.scores.append(score)
+DrawRows = Callable[[Problem, torch.Generator], Tensor]
+Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 def no_finetuning(problem: Problem, budget: int, seed: int) -> Outcome:
@@ -147,23 +45,68 @@ def bias(problem: Problem, budget: int, seed: int) -> Outcome:
 
 def loss(problem: Problem, budget: int, seed: int) -> Outcome:
     """Finetune on the cross-entropy of the training rows."""
-    outcome = Outcome(problem, budget)
-    _descend(outcome, _train_rows, seed, n_observations=outcome.left)
-    return outcome
+    return _finetuned(problem, budget, seed, train_rows)
+
+
+def balanced(problem: Problem, budget: int, seed: int) -> Outcome:
+    """Finetune on the cross-entropy of the training rows with balanced class weights."""
+    weight = problem.class_weight(balance=1.0)
+    return _finetuned(problem, budget, seed, train_rows, partial(cross_entropy, weight=weight))
+
+
+def valloss(problem: Problem, budget: int, seed: int) -> Outcome:
+    """Finetune on the cross-entropy of the validation rows."""
+    return _finetuned(problem, budget, seed, val_rows)
 
 
 def mixloss(problem: Problem, budget: int, seed: int) -> Outcome:
     """Finetune on the cross-entropy of training and validation rows, half a batch each."""
-    outcome = Outcome(problem, budget)
-    _descend(outcome, _mixed_rows, seed, n_observations=outcome.left)
-    return outcome
+    return _finetuned(problem, budget, seed, mixed_rows)
 
 
 def mixbias(problem: Problem, budget: int, seed: int) -> Outcome:
     """Spend the last observations of `mixloss` on a shift of its best point."""
     outcome = Outcome(problem, budget)
-    _descend(outcome, _mixed_rows, seed, n_observations=outcome.left - SHIFT_OBSERVATIONS)
+    n_shifts = min(SHIFT_OBSERVATIONS, budget // 2)
+    descend(outcome, seed, mixed_rows, outcome.left - n_shifts)
     _search_shift(outcome, seed)
+    return outcome
+
+
+def cma_es(problem: Problem, budget: int, seed: int, sigma: float) -> Outcome:
+    """Search φ by covariance matrix adaptation, from the net as it is."""
+    outcome = Outcome(problem, budget)
+    options = {"seed": seed + 1, "verbose": -9}  # 0 would be a seed from the clock
+    search = cma.CMAEvolutionStrategy(np.zeros(problem.adapted.n_params), sigma, options)
+    while outcome.left:
+        asked = search.ask()
+        scores = []
+        for phi in asked:
+            scores += outcome.observe(torch.as_tensor(phi, dtype=torch.float32))
+        if len(scores) == len(asked):
+            search.tell(asked, [-score for score in scores])
+    return outcome
+
+
+def tpe(problem: Problem, budget: int, seed: int) -> Outcome:
+    """Let Optuna choose class weights, learning rate and smoothing of finetuning on the loss."""
+    outcome = Outcome(problem, budget)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+
+    def objective(trial: optuna.Trial) -> float:
+        weight = problem.class_weight(trial.suggest_float("balance", 0.0, 1.0))
+        factors = [trial.suggest_float(f"log_weight_{k}", -1, 1) for k in range(len(weight))]
+        criterion = partial(
+            cross_entropy,
+            weight=weight * torch.tensor(factors).exp(),
+            label_smoothing=trial.suggest_float("label_smoothing", 0.0, 0.1),
+        )
+        lr = trial.suggest_float("lr", 5e-4, 2e-2, log=True)
+        n = min(OBSERVATIONS_PER_TRIAL, outcome.left)
+        return max(descend(outcome, seed, train_rows, n, criterion, lr))
+
+    study.optimize(objective, n_trials=-(-outcome.left // OBSERVATIONS_PER_TRIAL))
     return outcome
 
 
@@ -171,35 +114,67 @@ BASELINES: dict[str, Callable[[Problem, int, int], Outcome]] = {
     "none": no_finetuning,
     "bias": bias,
     "loss": loss,
+    "balanced": balanced,
+    "valloss": valloss,
     "mixloss": mixloss,
     "mixbias": mixbias,
+    "cma_.02": partial(cma_es, sigma=0.02),
+    "cma_.05": partial(cma_es, sigma=0.05),
+    "cma_.1": partial(cma_es, sigma=0.1),
+    "tpe": tpe,
 }
 
 
-def _train_rows(problem: Problem, generator: torch.Generator) -> Tensor:
-    return torch.randint(problem.n_train, (BATCH_SIZE,), generator=generator)
+def train_rows(problem: Problem, generator: torch.Generator, n: int = BATCH_SIZE) -> Tensor:
+    """Draw a minibatch of training rows."""
+    return torch.randint(problem.n_train, (n,), generator=generator)
 
 
-def _mixed_rows(problem: Problem, generator: torch.Generator) -> Tensor:
-    half = (BATCH_SIZE // 2,)
-    train = torch.randint(problem.n_train, half, generator=generator)
-    val = torch.randint(problem.n_train, problem.n_rows, half, generator=generator)
-    return torch.cat([train, val])
+def val_rows(problem: Problem, generator: torch.Generator, n: int = BATCH_SIZE) -> Tensor:
+    """Draw a minibatch of validation rows."""
+    return torch.randint(problem.n_train, problem.n_rows, (n,), generator=generator)
 
 
-def _descend(outcome: Outcome, draw_rows: Callable, seed: int, n_observations: int) -> None:
-    """Take Adam steps on the cross-entropy, observed every few steps."""
+def mixed_rows(problem: Problem, generator: torch.Generator) -> Tensor:
+    """Draw a minibatch of as many training as validation rows."""
+    halves = [draw(problem, generator, BATCH_SIZE // 2) for draw in (train_rows, val_rows)]
+    return torch.cat(halves)
+
+
+def _finetuned(
+    problem: Problem,
+    budget: int,
+    seed: int,
+    draw_rows: DrawRows,
+    criterion: Criterion = cross_entropy,
+) -> Outcome:
+    outcome = Outcome(problem, budget)
+    descend(outcome, seed, draw_rows, outcome.left, criterion)
+    return outcome
+
+
+def descend(
+    outcome: Outcome,
+    seed: int,
+    draw_rows: DrawRows,
+    n_observations: int,
+    criterion: Criterion = cross_entropy,
+    lr: float = LR,
+) -> list[float]:
+    """Take Adam steps from the net as it is, observed every few steps; return the scores."""
     problem, generator = outcome.problem, torch.Generator().manual_seed(seed)
     phi = torch.zeros(1, problem.adapted.n_params, requires_grad=True)
-    optimizer = torch.optim.Adam([phi], lr=LR)
+    optimizer = torch.optim.Adam([phi], lr=lr)
+    scores = []
     for _ in range(n_observations):
         for _ in range(STEPS_PER_OBSERVATION):
             rows = draw_rows(problem, generator)
             log_scores = problem.adapted.outputs(phi, problem.rows.take(rows))[0]
             optimizer.zero_grad()
-            cross_entropy(log_scores, problem.y[rows]).backward()
+            criterion(log_scores, problem.y[rows]).backward()
             optimizer.step()
-        outcome.observe(phi.detach()[0])
+        scores += outcome.observe(phi.detach()[0])
+    return scores
 
 
 def _search_shift(outcome: Outcome, seed: int) -> None:

@@ -1,194 +1,268 @@
-"""Measure what finetuning to a metric gains on test rows, against simpler ways.
+"""The suite ``gain``: what finetuning to a metric gains on test rows, beside its rivals.
 
-    python -m benchmarks.gain --tasks design --seeds 5 --budget 150 --jobs 2 --out results.csv
-
-One row per task, seed and method. The run can be stopped and started again: rows that are in the
-file are not measured twice. The data folder is named by SK_METRICOPT_DATA_HOME.
+One row per task, seed, budget, setting and method. All methods of a row start from the same net,
+which saw the training rows only. In the setting "labelled", validation rows may be trained on; in
+"opaque", their labels reach the scorer and nothing else. Methods that never read these labels are
+measured once, as "either".
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
-import sys
-import traceback
-from collections.abc import Callable
-from pathlib import Path
+import copy
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
 
+import numpy as np
 import torch
-from joblib import Parallel, delayed
 from sklearn.frozen import FrozenEstimator
 
-from benchmarks.baselines import BASELINES, Problem
+from benchmarks import auc_losses, retraining
+from benchmarks.baselines import BASELINES
+from benchmarks.gain_tasks import GAIN_TASKS
+from benchmarks.metrics import reads_probabilities
 from benchmarks.models import train_base
-from benchmarks.provenance import clock, provenance, seconds_since
-from benchmarks.tasks import Split, Task, data_home, load_split, select_tasks
+from benchmarks.problem import Outcome, Problem
+from benchmarks.provenance import clock, seconds_since
+from benchmarks.tasks import Split, Task, load_split
 from sk_metricopt import MetricOptFinetuner, PostShiftClassifier
+from sk_metricopt.exploration import BaseExploration, Recipe
+from sk_metricopt.value_functions import BaseValueFunction
 
-FINETUNERS: dict[str, dict] = {
-    "ours": {},
-    "ours_z1.64": {"guard_z": 1.64},
-    "ours_noguard": {"guard_z": None},
-    "ours_noguide": {"guidance_weight": 0.0},
-}
-METHODS = (*BASELINES, *FINETUNERS, "post_shift")
-PACKAGES = ("torch", "skorch", "scikit-learn", "numpy")
-LABELS = ["task", "dataset", "metric", "noise", "half", "seed", "method", "budget"]
+TASKS = GAIN_TASKS
+KEY = ["setting", "task", "seed", "method", "budget"]
+ABOUT_TASK = ["dataset", "metric", "noise", "half"]
 SCORES = ["base_score", "test_score", "gain", "val_claimed_gain", "improved", "n_observations"]
-COLUMNS = [*LABELS, *SCORES, "fit_seconds", "cpu_seconds", "versions", "commit"]
+COLUMNS = [*KEY, *ABOUT_TASK, *SCORES, "fit_seconds", "cpu_seconds", "versions", "commit"]
+GUARDS = {"": 1.0, "_z0": 0.0, "_z1.64": 1.64}
 
 
-def measure_finetuner(method: str, net, task: Task, split: Split, budget: int, seed: int) -> dict:
-    """Finetune a frozen copy of `net` and score it on the test rows."""
-    started = clock()
+@dataclass(frozen=True)
+class Result:
+    """What a method came to.
+
+    Attributes
+    ----------
+    test_score : float
+    claimed_gain : float
+        On the validation rows, by the method's own account; NaN if it gives none.
+    improved : bool
+        Whether it changed the net at all.
+    n_observations : int
+        Model evaluations it made.
+    """
+
+    test_score: float
+    claimed_gain: float
+    improved: bool
+    n_observations: int
+
+
+@dataclass
+class Case:
+    """A trained net and what is to be made of it with a number of observations."""
+
+    task: Task
+    split: Split
+    net: Any
+    seed: int
+    budget: int
+    setting: str
+    borrowed: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    _known: dict[Hashable, tuple[Any, np.ndarray]] = field(default_factory=dict)
+
+    @cached_property
+    def problem(self) -> Problem:
+        return Problem(self.net, self.task.scorer, self.split)
+
+    @cached_property
+    def base_score(self) -> float:
+        return self.test_score(self.net)
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Return what `make` makes, made once; its seconds count for whoever asks for it."""
+        if key not in self._known:
+            started = np.array(clock())
+            self._known[key] = make(), np.array(clock()) - started
+        else:
+            self.borrowed += self._known[key][1]
+        return self._known[key][0]
+
+    def validation_score(self, net) -> float:
+        with torch.no_grad():
+            log_scores = net.module_.eval()(torch.as_tensor(self.split.X_val))
+        return self.problem.score(log_scores, self.split.X_val, self.split.y_val)
+
+    def test_score(self, model) -> float:
+        return float(self.task.scorer(model, self.split.X_test, self.split.y_test))
+
+    def result(self, model, claimed_gain: float, n_observations: int) -> Result:
+        """Score the model of a method on the test rows."""
+        improved = model is not self.net
+        return Result(self.test_score(model), claimed_gain, improved, n_observations)
+
+
+def of_outcome(case: Case, outcome: Outcome) -> Result:
+    """Score the best point of a baseline on the test rows."""
+    split = case.split
+    test = case.problem.score_point(outcome.phi, outcome.shift, split.X_test, split.y_test)
+    claimed = outcome.best_score - outcome.initial_score
+    return Result(test, claimed, outcome.changed, len(outcome.scores))
+
+
+def baseline(case: Case, search: Callable[[Problem, int, int], Outcome]) -> Result:
+    """Run a baseline on adapters around the net."""
+    return of_outcome(case, search(case.problem, case.budget, case.seed))
+
+
+def libauc(case: Case) -> Result:
+    """Finetune on a loss made for the metric."""
+    return of_outcome(
+        case, auc_losses.libauc(case.problem, case.budget, case.seed, case.task.metric)
+    )
+
+
+class MixedLoss(BaseExploration):
+    """One trajectory, on training and validation rows with natural class weights."""
+
+    def recipes(self, n_classes, use_validation_labels, max_observations, rng):
+        return [Recipe(0.5, 0.0)]
+
+
+class Blind(BaseValueFunction):
+    """A value function that knows nothing, and so has no say."""
+
+    reads_rows = False
+
+    def start(self, scores, y):
+        return self
+
+    def describe(self, phi, scores, y):
+        return phi.new_zeros(len(phi), 1)
+
+    def fit(self, descriptors, values):
+        return self
+
+    def predict(self, descriptors):
+        return descriptors[:, 0]
+
+
+def finetuned(case: Case, guard_z: float, **params) -> Result:
+    """Finetune a frozen copy of the net.
+
+    The guard has the last word, so one fit tells what each `guard_z` would have come to.
+    """
+    key = ("finetuned", *map(str, sorted(params.items())))
+    finetuner = case.once(key, lambda: _fit(case, **copy.deepcopy(params)))
+    accepted = finetuner.improved_ and finetuner.score_gain_ > guard_z * finetuner.score_gain_se_
+    test = case.once((*key, "test"), lambda: case.test_score(finetuner))
+    return Result(
+        test if accepted else case.base_score,
+        finetuner.score_gain_,
+        bool(accepted),
+        finetuner.n_observations_,
+    )
+
+
+def _fit(case: Case, **params) -> MetricOptFinetuner:
     finetuner = MetricOptFinetuner(
-        FrozenEstimator(net),
-        scoring=task.scorer,
-        max_observations=budget,
-        random_state=seed,
-        **FINETUNERS[method],
+        FrozenEstimator(case.net),
+        scoring=case.task.scorer,
+        max_observations=case.budget,
+        use_validation_labels=case.setting != "opaque",
+        guard_z=0.0,
+        random_state=case.seed,
+        **params,
     )
-    finetuner.fit(split.X_train, split.y_train, X_val=split.X_val, y_val=split.y_val)
-    return seconds_since(started) | _results(finetuner, task, split)
+    split = case.split
+    return finetuner.fit(split.X_train, split.y_train, X_val=split.X_val, y_val=split.y_val)
 
 
-def measure_post_shift(method: str, net, task: Task, split: Split, budget: int, seed: int) -> dict:
-    """Weight the probabilities of `net` and score it on the test rows."""
-    started = clock()
+def post_shift(case: Case) -> Result:
+    """Weight the probabilities of the net."""
     shifted = PostShiftClassifier(
-        FrozenEstimator(net),
-        scoring=task.scorer,
-        max_observations=budget,
-        random_state=seed,
+        FrozenEstimator(case.net),
+        scoring=case.task.scorer,
+        max_observations=case.budget,
+        random_state=case.seed,
+    ).fit(case.split.X_val, case.split.y_val)
+    return Result(
+        case.test_score(shifted),
+        shifted.score_gain_,
+        bool(shifted.improved_),
+        shifted.n_observations_,
     )
-    shifted.fit(split.X_val, split.y_val)
-    return seconds_since(started) | _results(shifted, task, split)
 
 
-def _results(model, task: Task, split: Split) -> dict:
-    return {
-        "test_score": task.scorer(model, split.X_test, split.y_test),
-        "val_claimed_gain": model.score_gain_,
-        "improved": bool(model.improved_),
-        "n_observations": model.n_observations_,
-    }
+OURS: dict[str, Callable[[Case], Result]] = {
+    f"{name}{suffix}": partial(finetuned, guard_z=z, **params)
+    for name, params in (("ours", {}), ("ours_unguided", {"guidance_weight": 0.0}))
+    for suffix, z in GUARDS.items()
+}
+MIXSOUP = {"exploration": MixedLoss(), "value_function": Blind(), "guidance_weight": 0.0}
+METHODS: dict[str, Callable[[Case], Result]] = {
+    **{name: partial(baseline, search=search) for name, search in BASELINES.items()},
+    "weighted": retraining.weighted,
+    "refit": retraining.refit,
+    "weighted_refit": retraining.weighted_refit,
+    "tuned_threshold": retraining.tuned_threshold,
+    "all_weights_val": retraining.all_weights_val,
+    "all_weights_mix": retraining.all_weights_mix,
+    "libauc": libauc,
+    "post_shift": post_shift,
+    "mixsoup": partial(finetuned, guard_z=1.0, **MIXSOUP),
+    **OURS,
+}
+# These read validation labels through the scorer only.
+EITHER = ("none", "bias", "loss", "balanced", "cma_.02", "cma_.05", "cma_.1", "tpe", "post_shift")
 
 
-def measure_baseline(method: str, net, task: Task, split: Split, budget: int, seed: int) -> dict:
-    """Run a baseline on adapters around `net` and score its best point on the test rows."""
-    started = clock()
-    problem = Problem(net, task.scorer, split)
-    outcome = BASELINES[method](problem, budget, seed)
-    return seconds_since(started) | {
-        "test_score": problem.score_point(outcome.phi, outcome.shift, split.X_test, split.y_test),
-        "val_claimed_gain": outcome.best_score - outcome.initial_score,
-        "improved": outcome.changed,
-        "n_observations": len(outcome.scores),
-    }
+def applies(method: str, task: Task, setting: str) -> bool:
+    """Whether a method is measured on a task in a setting."""
+    if (method in EITHER) != (setting == "either"):
+        return False
+    if setting == "opaque":
+        return method in OURS
+    if method == "libauc":
+        return auc_losses.applies(task.metric)
+    if method == "tuned_threshold":
+        return task.dataset in BINARY and not reads_probabilities(task.metric)
+    return True
 
 
-def run_methods(
-    task: Task, seed: int, methods: list[str], budget: int
-) -> tuple[list[dict], list[str]]:
-    """Train the base net once and measure each method on it; return rows, and what failed."""
+BINARY = ("adult", "mammography", "phoneme", "spambase", "abalone19", "breast_cancer")
+
+
+def measure(
+    task: Task, seed: int, wanted: list[tuple[str, str, int]], about: dict
+) -> Iterator[dict]:
+    """Train the net once and measure what is wanted: settings, methods and budgets."""
     torch.set_num_threads(1)
     split = load_split(task, seed)
     net = train_base(split, seed)
-    base_score = task.scorer(net, split.X_test, split.y_test)
-    rows, failures = [], []
-    for method in methods:
-        measure = _measures(method)
-        try:
-            row = measure(method, net, task, split, budget, seed)
-        except Exception:  # noqa: BLE001 - a long run outlives one failure; resuming tries it again
-            failures.append(f"{task.name} seed {seed} {method}\n{traceback.format_exc()}")
-            continue
-        row |= {"base_score": base_score, "gain": row["test_score"] - base_score}
-        rows.append(_label(task, seed, method, budget) | row)
-    return rows, failures
+    cases: dict[tuple[str, int], Case] = {}
+    for setting, method, budget in wanted:
+        key = (setting, budget)
+        case = cases.setdefault(key, Case(task, split, net, seed, budget, setting))
+        row = {"setting": setting, "task": task.name, "seed": seed, "method": method}
+        row |= {name: getattr(task, name) for name in ABOUT_TASK}
+        yield row | {"budget": budget} | _measured(case, METHODS[method]) | about
 
 
-def _measures(method: str) -> Callable[..., dict]:
-    if method == "post_shift":
-        return measure_post_shift
-    return measure_baseline if method in BASELINES else measure_finetuner
-
-
-def _label(task: Task, seed: int, method: str, budget: int) -> dict:
-    about_task = (task.name, task.dataset, task.metric, task.noise, task.half)
-    return dict(zip(LABELS, (*about_task, seed, method, budget), strict=True))
-
-
-def _measured(out: Path) -> set[tuple]:
-    """Keys of the rows that are in the file."""
-    if not out.exists():
-        return set()
-    with out.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if reader.fieldnames != COLUMNS:
-            raise ValueError(
-                f"The 'out' option must be a new file or one with the columns {COLUMNS}. "
-                f"Got columns {reader.fieldnames} instead. Choose another file."
-            )
-        return {(r["task"], int(r["seed"]), r["method"], int(r["budget"])) for r in reader}
-
-
-def _jobs_to_do(options: argparse.Namespace) -> list[tuple[Task, int, list[str]]]:
-    done = _measured(options.out)
-    jobs = []
-    for seed in range(options.seeds):
-        for task in select_tasks(options.tasks):
-            missing = [
-                method
-                for method in options.methods
-                if (task.name, seed, method, options.budget) not in done
-            ]
-            if missing:
-                jobs.append((task, seed, missing))
-    return jobs
-
-
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gain")
-    parser.add_argument("--tasks", default="design", help="design, confirm, all, or names")
-    parser.add_argument("--methods", default=",".join(METHODS), help="names, comma separated")
-    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0")
-    parser.add_argument("--budget", type=int, default=150, help="metric observations per run")
-    parser.add_argument("--jobs", type=int, default=2, help="tasks measured at the same time")
-    parser.add_argument("--out", type=Path, default=Path("results.csv"), help="CSV to add to")
-    options = parser.parse_args(arguments)
-    options.methods = options.methods.split(",")
-    try:
-        data_home()
-        select_tasks(options.tasks)
-    except (FileNotFoundError, ValueError) as error:
-        parser.error(str(error))
-    unknown = sorted(set(options.methods) - set(METHODS))
-    if unknown:
-        parser.error(f"unknown methods {unknown}; choose from {list(METHODS)}")
-    return options
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Measure what is missing; return the number of measurements that failed."""
-    options = _parse(arguments)
-    jobs = _jobs_to_do(options)
-    about, n_failures = provenance(PACKAGES), 0
-    results = Parallel(n_jobs=options.jobs, return_as="generator_unordered")(
-        delayed(run_methods)(task, seed, methods, options.budget) for task, seed, methods in jobs
-    )
-    is_new = not options.out.exists()
-    with options.out.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if is_new:
-            writer.writeheader()
-        for n_done, (rows, failures) in enumerate(results, start=1):
-            writer.writerows(row | about for row in rows)
-            file.flush()
-            n_failures += len(failures)
-            print(*failures, f"{n_done}/{len(jobs)} jobs", sep="\n", file=sys.stderr, flush=True)
-    return n_failures
-
-
-if __name__ == "__main__":
-    sys.exit(min(main(), 1))
+def _measured(case: Case, method: Callable[[Case], Result]) -> dict:
+    base = case.base_score, case.problem  # not the method's seconds
+    case.borrowed[:] = 0
+    started = clock()
+    result = method(case)
+    seconds = seconds_since(started)
+    return {
+        "base_score": base[0],
+        "test_score": result.test_score,
+        "gain": result.test_score - base[0],
+        "val_claimed_gain": result.claimed_gain,
+        "improved": result.improved,
+        "n_observations": result.n_observations,
+        "fit_seconds": round(seconds["fit_seconds"] + case.borrowed[0], 3),
+        "cpu_seconds": round(seconds["cpu_seconds"] + case.borrowed[1], 3),
+    }

@@ -48,20 +48,41 @@ def _convolution(n_in: int, n_out: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(n_in, n_out, 3, padding=1), nn.BatchNorm2d(n_out), nn.ReLU()
 
 
-def train_base(split: Split, seed: int, **module_params) -> NeuralNetClassifier:
-    """Train the net that is finetuned later; it sees the training rows only."""
-    images = split.X_train.ndim == 4
+def train_base(
+    split: Split, seed: int, weight: torch.Tensor | None = None, **module_params
+) -> NeuralNetClassifier:
+    """Train the net that is finetuned later; it sees the training rows only.
+
+    Parameters
+    ----------
+    split : Split
+    seed : int
+    weight : Tensor of shape (n_classes,) or None
+        Of each class in the criterion.
+    **module_params
+        Of the MLP.
+    """
+    net = base_net(split, seed, weight, **module_params)
     torch.manual_seed(seed)
+    return net.fit(split.X_train, split.y_train)
+
+
+def base_net(
+    split: Split, seed: int, weight: torch.Tensor | None = None, **module_params
+) -> NeuralNetClassifier:
+    """Return that net before it is trained."""
+    images = split.X_train.ndim == 4
     classes = np.unique(split.y_test)
     stop = EarlyStopping(
         patience=PATIENCE_CNN if images else PATIENCE, load_best=True, sink=_silent
     )
-    net = NeuralNetClassifier(
+    return NeuralNetClassifier(
         SmallCNN if images else MLP,
         module__n_inputs=split.X_train.shape[1],
         module__n_classes=len(classes),
         **{f"module__{name}": value for name, value in module_params.items()},
         criterion=nn.CrossEntropyLoss,
+        criterion__weight=weight,
         optimizer=torch.optim.Adam,
         lr=1e-3,
         batch_size=128,
@@ -72,7 +93,6 @@ def train_base(split: Split, seed: int, **module_params) -> NeuralNetClassifier:
         callbacks=[stop],
         verbose=0,
     )
-    return net.fit(split.X_train, split.y_train)
 
 
 def _silent(*_) -> None:

@@ -15,7 +15,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import TunedThresholdClassifierCV
 
-from benchmarks.baselines import SHIFT_DECAY, SHIFT_GRID, KnownAnswers
+from benchmarks.baselines import SHIFT_DECAY, SHIFT_GRID
+from benchmarks.problem import KnownAnswers
 from benchmarks.tasks import Split
 from sk_metricopt._weighting import calibration
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import wilcoxon
 
-from benchmarks.tasks import best_score
+from benchmarks.metrics import best_score
 
 TOLERANCE = 1e-9  # scores closer than this are a tie
 HARM = 0.01

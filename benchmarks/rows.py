@@ -50,7 +50,10 @@ def measure_all(
 
 
 def _measured(measure: Callable[..., Iterable[dict]], job: tuple) -> tuple[list[dict], str | None]:
+    rows = []
     try:
-        return list(measure(*job)), None
+        for row in measure(*job):
+            rows.append(row)  # what came before a failure is kept
     except Exception:  # noqa: BLE001  a long run outlives one failure; resuming tries it again
-        return [], traceback.format_exc()
+        return rows, traceback.format_exc()
+    return rows, None

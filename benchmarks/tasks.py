@@ -1,7 +1,6 @@
 """Benchmark tasks: a real data set, the metric it is judged by, and noise in its training labels.
 
-The data folder is named by the environment variable ``SK_METRICOPT_DATA_HOME``. Metrics are
-ordinary scikit-learn scorers, in vectorised numpy because a scorer runs thousands of times.
+The data folder is named by the environment variable ``SK_METRICOPT_DATA_HOME``.
 """
 
 from __future__ import annotations
@@ -15,135 +14,16 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.metrics import make_scorer
+from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from benchmarks.metrics import SCORERS
 
 DATA_HOME = "SK_METRICOPT_DATA_HOME"
 MAX_TRAIN, MAX_VAL, MAX_TEST = 4000, 1500, 6000
 CLIP = 8.0
-
-
-def confusion(y: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Count rows by true class (axis 0) and predicted class (axis 1).
-
-    Examples
-    --------
-    >>> confusion(np.array([0, 1, 1]), np.array([0, 0, 1]))
-    array([[1, 0],
-           [1, 1]])
-    """
-    y, predicted = np.asarray(y), np.asarray(predicted)
-    size = int(max(y.max(), predicted.max())) + 1
-    return np.bincount(y * size + predicted, minlength=size * size).reshape(size, size)
-
-
-def f_beta(y: np.ndarray, predicted: np.ndarray, beta: float = 1.0) -> float:
-    """F-beta of class 1."""
-    truth, found = np.asarray(y) == 1, np.asarray(predicted) == 1
-    hits = np.count_nonzero(truth & found)
-    weighted = beta**2 * np.count_nonzero(truth) + np.count_nonzero(found)
-    return (1 + beta**2) * hits / weighted if weighted else 0.0
-
-
-def g_mean(y: np.ndarray, predicted: np.ndarray) -> float:
-    """Geometric mean of the recalls of the classes in `y`."""
-    counts = confusion(y, predicted)
-    support = counts.sum(axis=1)
-    recalls = counts.diagonal()[support > 0] / support[support > 0]
-    return float(np.exp(np.log(recalls).mean())) if recalls.min() > 0 else 0.0
-
-
-def macro_f1(y: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean F1 over the classes that occur in `y` or among the predictions."""
-    counts = confusion(y, predicted)
-    total = counts.sum(axis=0) + counts.sum(axis=1)
-    seen = total > 0
-    return float(np.mean(2 * counts.diagonal()[seen] / total[seen]))
-
-
-def quadratic_weighted_kappa(y: np.ndarray, predicted: np.ndarray) -> float:
-    """Cohen's kappa with quadratic weights, for ordered classes."""
-    counts = confusion(y, predicted)
-    grade = np.arange(len(counts))
-    weights = (grade[:, None] - grade) ** 2
-    chance = counts.sum(axis=1)[:, None] * counts.sum(axis=0) / counts.sum()
-    expected = np.sum(weights * chance)
-    return 1.0 - float(np.sum(weights * counts) / expected) if expected else 0.0
-
-
-def _precision_recall(y: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Precision and recall at each distinct threshold, from the highest down."""
-    order = np.argsort(-score, kind="stable")
-    score, hits = score[order], np.cumsum(np.asarray(y)[order] == 1)
-    last_of_tie = np.append(np.flatnonzero(np.diff(score)), len(score) - 1)
-    hits = hits[last_of_tie]
-    return hits / (last_of_tie + 1), hits / max(hits[-1], 1)
-
-
-def average_precision(y: np.ndarray, score: np.ndarray) -> float:
-    """Average precision of class 1."""
-    precision, recall = _precision_recall(y, score)
-    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
-
-
-def precision_at_recall(y: np.ndarray, score: np.ndarray, recall: float = 0.8) -> float:
-    """Best precision of class 1 among the thresholds that reach `recall`."""
-    precision, reached = _precision_recall(y, score)
-    return float(precision[reached >= recall].max(initial=0.0))
-
-
-@dataclass(frozen=True)
-class MoneyScorer:
-    """A plain callable scorer: minus the mean cost of a decision, in units of money.
-
-    Parameters
-    ----------
-    costs : tuple of tuple of float
-        ``costs[i][j]`` is what deciding class ``j`` costs for a row of class ``i``.
-    """
-
-    costs: tuple[tuple[float, ...], ...]
-
-    def __call__(self, estimator, X, y) -> float:
-        return -float(np.asarray(self.costs)[np.asarray(y), estimator.predict(X)].mean())
-
-
-# Euro per patient: a specialist visit for a healthy one, treatment begun late for an ill one.
-_THYROID_COSTS = MoneyScorer(((0, 40, 60), (150, 0, 30), (600, 200, 0)))
-# Cent per block of a scanned page: 1 text, 2 horizontal line, 3 graphic, 4 vertical line,
-# 5 picture. Text that is not read is retyped by hand, pictures that are "read" are cleaned up.
-_PAGE_COSTS = MoneyScorer(
-    (
-        (0, 20, 40, 20, 40),
-        (10, 0, 5, 5, 5),
-        (60, 30, 0, 30, 5),
-        (10, 5, 5, 0, 5),
-        (60, 30, 5, 30, 0),
-    )
-)
-
-
-def _on_probability(metric: Callable, **options) -> Callable:
-    return make_scorer(metric, response_method="predict_proba", **options)
-
-
-SCORERS: dict[str, Callable] = {
-    "f1": make_scorer(f_beta),
-    "f2": make_scorer(f_beta, beta=2.0),
-    "g_mean": make_scorer(g_mean),
-    "macro_f1": make_scorer(macro_f1),
-    "qwk": make_scorer(quadratic_weighted_kappa),
-    "average_precision": _on_probability(average_precision),
-    "precision_at_recall_80": _on_probability(precision_at_recall),
-    "precision_at_recall_95": _on_probability(precision_at_recall, recall=0.95),
-    "page_cost": _PAGE_COSTS,
-    "thyroid_cost": _THYROID_COSTS,
-}
-
-
-def best_score(metric: str) -> float:
-    """The score nothing can exceed: no money lost, or 1."""
-    return 0.0 if isinstance(SCORERS[metric], MoneyScorer) else 1.0
+SHIFT_KEPT = 0.2  # of the training rows of the largest class under a shift of labels
+BUILT_IN = {"digits": load_digits, "breast_cancer": load_breast_cancer}
 
 
 @dataclass(frozen=True)
@@ -153,7 +33,7 @@ class Task:
     Parameters
     ----------
     dataset : str
-        Name of the ``.npz`` file.
+        Name of the ``.npz`` file, or one of ``BUILT_IN``.
     metric : str
         Key of ``SCORERS``.
     half : {"design", "confirm"}
@@ -165,6 +45,9 @@ class Task:
         Rows of classes smaller than this are left out.
     slow : bool, default=False
         Whether the net is a CNN.
+    shift : {"", "labels", "covariates"}, default=""
+        How training rows differ from the others: they hold few rows of the largest class, or few
+        of those that lie far along the first principal component.
     """
 
     dataset: str
@@ -173,10 +56,12 @@ class Task:
     noise: float = 0.0
     min_class_rows: int = 0
     slow: bool = False
+    shift: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.dataset}/{self.metric}" + (f"/{self.noise:g}" if self.noise else "")
+        noise = f"{self.noise:g}" if self.noise else ""
+        return "/".join(filter(None, [self.dataset, self.metric, noise, self.shift]))
 
     @property
     def scorer(self) -> Callable:
@@ -253,6 +138,8 @@ def load_split(task: Task, seed: int) -> Split:
     roles = _assign_roles(y, groups, official_test, seed)
     caps = (MAX_TRAIN, MAX_VAL, MAX_TEST)
     train, val, test = (rng.permutation(rows)[:cap] for rows, cap in zip(roles, caps, strict=True))
+    if task.shift:
+        train = train[_kept_under(task.shift, X[train], y[train], rng)]
     scale = _scaler(X[train], arrays.get("is_onehot"))
     y_train = _mislabel(y[train], task.noise, int(y.max()) + 1, rng)
     return Split(scale(X[train]), y_train, scale(X[val]), y[val], scale(X[test]), y[test])
@@ -271,6 +158,9 @@ def data_home() -> Path:
 
 @lru_cache(maxsize=2)
 def _load_arrays(dataset: str) -> dict[str, np.ndarray]:
+    if dataset in BUILT_IN:
+        X, y = BUILT_IN[dataset](return_X_y=True)
+        return {"X": X, "y": y}
     path = data_home() / f"{dataset}.npz"
     if not path.is_file():
         raise FileNotFoundError(
@@ -278,7 +168,16 @@ def _load_arrays(dataset: str) -> dict[str, np.ndarray]:
             f"file there, or leave its tasks out with --tasks."
         )
     with np.load(path) as file:
-        return dict(file)
+        return _in_one_piece(dict(file))
+
+
+def _in_one_piece(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Join parts that come as ``X_train`` and ``X_test``; ``split`` says which rows are whose."""
+    if "X" in arrays:
+        return arrays
+    joined = {k: np.concatenate([arrays[f"{k}_train"], arrays[f"{k}_test"]]) for k in ("X", "y")}
+    split = np.repeat(["train", "test"], [len(arrays["y_train"]), len(arrays["y_test"])])
+    return joined | {"split": split}
 
 
 def _rows_of_common_classes(y: np.ndarray, min_rows: int) -> np.ndarray:
@@ -287,8 +186,8 @@ def _rows_of_common_classes(y: np.ndarray, min_rows: int) -> np.ndarray:
 
 def _groups(arrays: dict[str, np.ndarray]) -> np.ndarray:
     """Label rows so that identical rows, and rows of one origin, share a label."""
-    if "image_id" in arrays:
-        return arrays["image_id"]
+    if arrays["X"].ndim == 4:
+        return arrays.get("image_id", np.arange(len(arrays["X"])))
     identical = np.unique(arrays["X"], axis=0, return_inverse=True)[1].ravel()
     if "group" not in arrays:
         return identical
@@ -322,6 +221,18 @@ def _group_folds(y: np.ndarray, groups: np.ndarray, n_folds: int, seed: int) -> 
 def _mislabel(y: np.ndarray, noise: float, n_classes: int, rng: np.random.Generator) -> np.ndarray:
     wrong = np.zeros_like(y) if n_classes == 2 else (y + 1) % n_classes
     return np.where(rng.random(len(y)) < noise, wrong, y)
+
+
+def _kept_under(shift: str, X: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return which training rows a shift leaves."""
+    if shift == "labels":
+        share = np.where(y == np.bincount(y).argmax(), SHIFT_KEPT, 1.0)
+    else:
+        rows = _scaler(X, None)(X)
+        along = rows @ np.linalg.svd(rows - rows.mean(0), full_matrices=False)[2][0]
+        along *= np.sign(along[np.abs(along).argmax()])  # an SVD leaves the sign to chance
+        share = 1 / (1 + np.exp(3 * (along - np.median(along)) / along.std()))
+    return np.flatnonzero(rng.random(len(y)) < share)
 
 
 def _scaler(X: np.ndarray, is_onehot: np.ndarray | None) -> Callable[[np.ndarray], np.ndarray]:

@@ -12,7 +12,8 @@ from benchmarks.post_shift import OURS, fits, measure, post_shift
 from benchmarks.post_shift_adult import group_g_mean
 from benchmarks.post_shift_baselines import BASELINES, Problem
 from benchmarks.post_shift_tasks import POST_SHIFT_TASKS
-from benchmarks.tasks import SCORERS, TASKS, Split
+from benchmarks.metrics import SCORERS
+from benchmarks.tasks import TASKS, Split
 from sk_metricopt import PostShiftClassifier
 
 
