@@ -53,6 +53,10 @@ class GuidanceTask:
     deep: bool = False
 
     @property
+    def dataset(self) -> str:
+        return self.task.dataset
+
+    @property
     def half(self) -> str:
         return self.task.half
 

@@ -1,18 +1,6 @@
-"""Print the results of `benchmarks.gain` as markdown tables.
-
-    python -m benchmarks.report results.csv
-
-Mean gain, the share harmed by more than .01 and the 5 % quantile are over the metrics bounded by
-1; tasks in money enter the other columns. gain/(best-base) is the share of the way from the base
-score to the best possible score. W/T/L counts the runs that `ours` won, tied or lost against the
-row, and p is Wilcoxon's signed rank test over tasks, on their mean gain/(best-base).
-"""
+"""What reports share: tables in markdown, and how runs are compared."""
 
 from __future__ import annotations
-
-import argparse
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,63 +12,46 @@ TOLERANCE = 1e-9  # scores closer than this are a tie
 HARM = 0.01
 
 
-def read_results(path: Path) -> pd.DataFrame:
-    """Read a results file and add each run's normalised gain."""
-    runs = pd.read_csv(path)
+def with_share(runs: pd.DataFrame) -> pd.DataFrame:
+    """Add each run's gain as a share of what is possible, and whether its metric ends at 1."""
     best = runs["metric"].map(best_score)
     headroom = best - runs["base_score"]
-    runs["bounded"] = best == 1.0
-    runs["normalised"] = (runs["gain"] / headroom).where(headroom > TOLERANCE)
-    return runs
+    share = (runs["gain"] / headroom).where(headroom > TOLERANCE)
+    return runs.assign(bounded=best == 1.0, share=share)
 
 
-def summarise(runs: pd.DataFrame, ours: str) -> pd.DataFrame:
-    """One row per method, best mean normalised gain first."""
-    rows = {method: _summary(part, runs, ours) for method, part in runs.groupby("method")}
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    table = table.sort_values("gain/(best-base)", ascending=False)
-    table["gain/(best-base)"] = table["gain/(best-base)"].map("{:+.3f}".format)
-    return table
+def duel(ours: pd.DataFrame, rival: pd.DataFrame, on: list[str]) -> dict[str, float]:
+    """Compare two methods run by run and, tested, task by task.
 
+    Parameters
+    ----------
+    ours, rival : DataFrame
+        With columns ``task``, ``test_score`` and ``share``.
+    on : list of str
+        Columns that say which runs belong together.
 
-def _summary(part: pd.DataFrame, runs: pd.DataFrame, ours: str) -> dict[str, object]:
-    bounded = part.loc[part["bounded"], "gain"]
-    return {
-        "runs": len(part),
-        "mean gain": f"{bounded.mean():+.4f}",
-        "gain/(best-base)": part["normalised"].mean(),
-        "harmed": f"{(part['gain'] < -TOLERANCE).mean():.2f}",
-        f"harmed > {HARM}": f"{(bounded < -HARM).mean():.2f}",
-        "5% quantile": f"{bounded.quantile(0.05):+.4f}",
-        **_duel(part, runs[runs["method"] == ours]),
-        "changed": f"{part['improved'].mean():.2f}",
-        "CPU s": f"{part['cpu_seconds'].median():.2f}",
-    }
-
-
-def _duel(rival: pd.DataFrame, ours: pd.DataFrame) -> dict[str, str]:
-    """Compare `ours` with a rival run by run and, tested, task by task."""
-    pairs = ours.merge(rival, on=["task", "seed", "budget"], suffixes=("", "_rival"))
+    Returns
+    -------
+    dict
+        ``won``, ``tied`` and ``lost`` runs, ``tasks won`` and ``tasks lost``, the mean
+        ``difference`` of shares, its standard error ``se`` over tasks, and ``p`` of Wilcoxon's
+        signed rank test over tasks.
+    """
+    pairs = ours.merge(rival, on=on, suffixes=("", "_rival"))
     difference = pairs["test_score"] - pairs["test_score_rival"]
-    won, lost = (difference > TOLERANCE).sum(), (difference < -TOLERANCE).sum()
-    by_task = (pairs["normalised"] - pairs["normalised_rival"]).groupby(pairs["task"]).mean()
-    tasks = f"{(by_task > TOLERANCE).sum()}/{(by_task < -TOLERANCE).sum()}"
-    p = wilcoxon(by_task).pvalue if (by_task.abs() > TOLERANCE).any() else np.nan
+    of_task = (pairs["share"] - pairs["share_rival"]).groupby(pairs["task"]).mean()
+    decided = of_task.abs() > TOLERANCE
+    won, lost = int((difference > TOLERANCE).sum()), int((difference < -TOLERANCE).sum())
     return {
-        "W/T/L of ours": f"{won}/{len(pairs) - won - lost}/{lost}",
-        "tasks W/L": tasks,
-        "p (tasks)": "-" if np.isnan(p) else f"{p:.2g}",
+        "won": won,
+        "tied": len(pairs) - won - lost,
+        "lost": lost,
+        "tasks won": int((of_task > TOLERANCE).sum()),
+        "tasks lost": int((of_task < -TOLERANCE).sum()),
+        "difference": of_task.mean(),
+        "se": of_task.std() / np.sqrt(len(of_task)),
+        "p": wilcoxon(of_task).pvalue if decided.any() else np.nan,
     }
-
-
-def by_task(runs: pd.DataFrame) -> pd.DataFrame:
-    """Mean base score of each task and the mean gain of each method."""
-    gains = runs.pivot_table(index=["half", "task"], columns="method", values="gain")
-    base = runs.groupby(["half", "task"])["base_score"].mean().rename("base")
-    order = gains.mean().sort_values(ascending=False).index
-    signed = gains[order].map(lambda gain: "" if np.isnan(gain) else f"{gain:+.4f}")
-    table = pd.concat([base.map("{:.4f}".format), signed], axis=1)
-    return table.sort_index(ascending=[False, True]).droplevel("half")
 
 
 def to_markdown(table: pd.DataFrame, first_column: str) -> str:
@@ -96,35 +67,3 @@ def to_markdown(table: pd.DataFrame, first_column: str) -> str:
     lines = [[first_column, *table.columns], *table.reset_index().values.tolist()]
     rows = ["| " + " | ".join(map(str, line)) + " |" for line in lines]
     return "\n".join([rows[0], "|---" * len(lines[0]) + "|", *rows[1:]])
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.report")
-    parser.add_argument("results", type=Path)
-    parser.add_argument(
-        "--ours", default="ours", help="the method that the others are held against"
-    )
-    parser.add_argument("--half", choices=["design", "confirm"], help="tasks of one half only")
-    options = parser.parse_args(arguments)
-    runs = read_results(options.results)
-    if options.half:
-        runs = runs[runs["half"] == options.half]
-    noisy = runs["noise"] > 0
-    for budget, of_budget in runs.groupby("budget"):
-        for title, part in (
-            ("all tasks", of_budget),
-            ("clean training labels", of_budget[~noisy]),
-            ("noisy training labels", of_budget[noisy]),
-        ):
-            if part.empty:
-                continue
-            n_tasks, n_seeds = part["task"].nunique(), part["seed"].nunique()
-            print(f"\n### B = {budget}, {title}: {n_tasks} tasks x {n_seeds} seeds\n")
-            print(to_markdown(summarise(part, options.ours), "method"))
-        print(f"\n### B = {budget}, mean gain by task\n")
-        print(to_markdown(by_task(of_budget), "task"))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

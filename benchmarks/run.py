@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks import gain, guidance, speed
 from benchmarks.provenance import provenance
 from benchmarks.rows import measure_all, measured
-from benchmarks.tasks import data_home, select_tasks
+from benchmarks.tasks import BUILT_IN, data_home, select_tasks
 
 PACKAGES = ("torch", "skorch", "scikit-learn", "numpy", "scipy")
 SETTINGS = ("labelled", "opaque", "either")
@@ -75,9 +75,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser, options = _parse(arguments)
     suite, make_jobs = SUITES[options.suite]
     try:
-        if suite is not speed:
-            data_home()
         jobs = make_jobs(options, measured(options.out, suite.COLUMNS, suite.KEY))
+        if suite is not speed and any(job[0].dataset not in BUILT_IN for job in jobs):
+            data_home()
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     return measure_all(jobs, suite.measure, options.out, suite.COLUMNS, options.jobs)

@@ -1,0 +1,230 @@
+"""Write the results of the suites ``gain`` and ``guidance`` as a page with plots.
+
+    python -m benchmarks.gain_report gain.csv guidance.csv
+
+The page is docs/benchmarks/gain.md, its plots are in docs/images; all numbers are computed here.
+Without guidance.csv its section is left out, as is what takes more tasks than there are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks import gain_plots
+from benchmarks.gain_tables import (
+    RANKED,
+    best_cma,
+    budgets,
+    by_task,
+    guidance,
+    in_setting,
+    summary,
+    targets,
+    with_cma,
+)
+from benchmarks.report import to_markdown, with_share
+
+DOCS = Path(__file__).parent.parent / "docs"
+BUDGET, MIN_RANKED = 150, 3
+SHOWN = ["ours", "mixbias", "mixloss", "all_weights_mix", "refit", "weighted_refit", "bias", "cma"]
+OPAQUE_SHOWN = ["ours", "ours_unguided", "loss", "balanced", "bias", "cma", "tpe"]
+OTHERS = ["all_weights_mix", "refit", "weighted_refit", "tpe"]
+CURVES = ["ours", "mixbias", "mixloss", "bias", "cma"]
+HEAD = """# Gains of finetuning classifiers
+
+Made by `python -m benchmarks.run`, suites `gain` and `guidance`, and `python -m
+benchmarks.gain_report`; do not edit. All gains are on test rows, which neither training nor any
+observation saw. Choices were made on the design half of the tasks, which shares no data set with
+the confirm half.
+
+{about}
+
+gain/(best-base)
+: share of the way from the base score to the best possible one, so that metrics in money count too
+
+mean gain, harmed > 0.01, worst 5%
+: over metrics that end at 1; "harmed" counts all
+
+rank
+: among {ranked}, over runs
+
+W/T/L, tasks W/L, p
+: runs, and tasks by their means, that `ours` won, tied or lost against the row; p is Wilcoxon's
+  signed rank test over tasks. Seeds of a task share data, so runs are no independent evidence
+
+CPU s
+: median of a run, training included where a method trains
+"""
+METHODS = """## Methods
+
+All start from one net, trained on the training rows, and are scored on the same rows. Where
+several points were observed, the best is kept.
+
+ours
+: `MetricOptFinetuner` as it comes, guard_z = 1; with 0 and 1.64 as ours_z0, ours_z1.64
+
+ours_unguided...
+: the same with guidance_weight = 0
+
+mixsoup
+: our selection and guard on one trajectory of mixloss, without a value function
+
+none, bias
+: the net as it is; a search of shifts of each class's log-score (two classes: thresholds)
+
+loss, balanced
+: φ on the training rows' cross-entropy, plain or with balanced classes
+
+valloss, mixloss, mixbias
+: φ on that of validation rows; on as many training as validation rows; and a bias search after it
+
+cma_.02, cma_.05, cma_.1
+: CMA-ES on φ with that step size; the one that was best on the design half is called cma
+
+tpe
+: Optuna over class weights, learning rate and label smoothing of training φ
+
+post_shift
+: `PostShiftClassifier` on the net
+
+libauc
+: φ on LibAUC's losses, for AUROC and average precision
+
+weighted
+: the net trained again with class weights, which are chosen on the validation rows
+
+refit, weighted_refit
+: the net trained again on training **and** validation rows, plain or with those weights
+
+tuned_threshold
+: `TunedThresholdClassifierCV` around the net: five folds of training and validation rows
+
+all_weights_val, all_weights_mix
+: all weights trained on, with validation rows or half and half
+"""
+LABELLED = """## Labelled validation rows, {labels} training labels
+
+{n_tasks} tasks, {n_seeds} seeds, B = {budget}.
+"""
+OPAQUE = """## Opaque metric, {labels} training labels
+
+Validation labels reach the scorer and nothing else. {n_tasks} tasks, {n_seeds} seeds, B = {budget}.
+"""
+RANKS = """## Ranks over tasks
+
+Average ranks over the {n} tasks of the confirm half by mean gain/(best-base), labelled; lines join
+what Nemenyi's test does not tell apart at .05. Friedman's p is {p:.2g}.
+
+![Critical difference diagram](../images/gain_ranks.svg)
+
+![Gains by task](../images/gain_tasks.svg)
+"""
+CURVE = """## Budgets
+
+Mean gain/(best-base) over the {n} runs ({tasks} tasks of the confirm half) that have all budgets;
+labelled.
+
+![Gain over budget](../images/gain_budgets.svg)
+"""
+GUIDED = """## Guidance on its own ground
+
+The same finetuning with guidance_weight 1 and 2 ("guided", "guided_twice") and 0, guard off;
+{n_seeds} seeds. Tasks where labels are opaque, observations few, groups or rows weigh differently,
+training rows come from elsewhere, or adapters sit on all layers of a CNN.
+"""
+
+
+def compose(gain: pd.DataFrame, guided: pd.DataFrame | None, docs: Path) -> str:
+    """Return the page; write its plots."""
+    gain = with_share(gain)
+    main = gain[gain["budget"] == BUDGET]
+    chosen = best_cma(main[main["half"] == "design"])
+    gain, main = with_cma(gain, chosen), with_cma(main, chosen)
+    confirm, design = main[main["half"] == "confirm"], main[main["half"] == "design"]
+    about = {name: ", ".join(sorted(main[name].unique())) for name in ("commit", "versions")}
+    about = "Measured at {commit} with {versions}.".format(**about)
+    parts = [HEAD.format(about=about, ranked=", ".join(RANKED)), METHODS]
+    guided_confirm = guided[guided["half"] == "confirm"]
+    asked = targets(in_setting(confirm, "labelled"), in_setting(confirm, "opaque"), guided_confirm)
+    parts += ["## Targets, on the confirm half", to_markdown(asked, "target")]
+    parts += _settings(confirm)
+    parts.append(_ranks(in_setting(confirm, "labelled"), docs))
+    parts.append(_curves(gain[gain["half"] == "confirm"], docs))
+    parts.append(_guided(guided))
+    parts.append("## The design half\n\nWhere choices were made: no evidence.")
+    parts += [part.replace("## ", "### ", 1) for part in _settings(design)]
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def _guided(runs: pd.DataFrame | None) -> str:
+    if runs is None:
+        return ""
+    parts = [GUIDED.format(n_seeds=runs["seed"].nunique())]
+    for half, of_half in runs.groupby("half"):
+        parts += [f"### {half} half", to_markdown(guidance(of_half), "ground, method")]
+    return "\n\n".join(part.strip() for part in parts)
+
+
+def _settings(runs: pd.DataFrame) -> list[str]:
+    parts = []
+    for setting, head, shown in (("labelled", LABELLED, SHOWN), ("opaque", OPAQUE, OPAQUE_SHOWN)):
+        of_setting = in_setting(runs, setting)
+        noisy = of_setting["noise"] > 0
+        for labels, part in (("clean", of_setting[~noisy]), ("noisy", of_setting[noisy])):
+            if part.empty:
+                continue
+            counts = {"n_tasks": part["task"].nunique(), "n_seeds": part["seed"].nunique()}
+            parts.append(head.format(labels=labels, budget=BUDGET, **counts))
+            parts.append(to_markdown(summary(part), "method"))
+            parts.append(f"Mean gain by task:\n\n{to_markdown(by_task(part, shown), 'task')}")
+    return parts
+
+
+def _ranks(runs: pd.DataFrame, docs: Path) -> str:
+    shares = runs.pivot_table(index="task", columns="method", values="share")
+    known = [
+        m for m in (*RANKED, "all_weights_mix", "refit", "weighted_refit", "tpe") if m in shares
+    ]
+    if len(shares[known].dropna()) < MIN_RANKED:
+        return ""
+    p = gain_plots.critical_differences(shares[known], docs / "images" / "gain_ranks.svg")
+    rivals = [m for m in ("mixbias", "all_weights_mix", "weighted_refit") if m in shares]
+    gain_plots.gains_of_tasks(shares, rivals, docs / "images" / "gain_tasks.svg")
+    return RANKS.format(n=len(shares[known].dropna()), p=p)
+
+
+def _curves(runs: pd.DataFrame, docs: Path) -> str:
+    runs = in_setting(runs, "labelled")
+    runs = runs[runs["method"].isin(CURVES)]
+    means = budgets(runs, CURVES)
+    if len(means.columns) < 2:
+        return ""
+    gain_plots.budget_curves(means, docs / "images" / "gain_budgets.svg")
+    table = means.map("{:+.3f}".format)
+    table.columns = [f"B = {budget}" for budget in table.columns]
+    wide = runs.pivot_table(index=["task", "seed"], columns=["method", "budget"], values="share")
+    wide = wide.dropna()
+    tasks = wide.index.get_level_values("task").nunique()
+    return CURVE.format(n=len(wide), tasks=tasks) + "\n" + to_markdown(table, "method")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write page and plots."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gain_report")
+    parser.add_argument("gain", type=Path, help="CSV of the suite gain")
+    parser.add_argument("guidance", type=Path, nargs="?", help="CSV of the suite guidance")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="folder to write to")
+    options = parser.parse_args(arguments)
+    guided = with_share(pd.read_csv(options.guidance)) if options.guidance else None
+    for folder in ("images", "benchmarks"):
+        (options.docs / folder).mkdir(parents=True, exist_ok=True)
+    page = compose(pd.read_csv(options.gain), guided, options.docs)
+    (options.docs / "benchmarks" / "gain.md").write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""Tables of the evidence: methods beside each other, task by task, and against the targets."""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.report import HARM, TOLERANCE, duel
+
+RUN = ["task", "seed"]
+RANKED = ("loss", "balanced", "bias", "cma", "mixloss", "mixbias", "ours")
+CMA = ("cma_.02", "cma_.05", "cma_.1")
+IMAGES = ("bccd_cells", "cifar10_small")
+LEAST_WON = {
+    "mixbias": 0.6,
+    "mixloss": 0.7,
+    "loss": 0.88,
+    "balanced": 0.88,
+    "bias": 0.88,
+    "cma": 0.88,
+}
+SIGNS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+
+
+def in_setting(runs: pd.DataFrame, setting: str) -> pd.DataFrame:
+    """Runs of a setting, with those of methods that never read validation labels."""
+    return runs[runs["setting"].isin([setting, "either"])]
+
+
+def best_cma(design: pd.DataFrame) -> str:
+    """The step size of CMA-ES that gained most on the design half."""
+    shares = design[design["method"].isin(CMA)].groupby("method")["share"].mean()
+    return str(shares.idxmax()) if len(shares) else CMA[1]
+
+
+def with_cma(runs: pd.DataFrame, chosen: str) -> pd.DataFrame:
+    """Rename the chosen CMA-ES to ``cma``."""
+    return runs.assign(method=runs["method"].replace({chosen: "cma"}))
+
+
+def average_ranks(runs: pd.DataFrame, methods: tuple[str, ...] = RANKED) -> pd.Series:
+    """Mean rank of methods over runs that have all of them; the best has rank 1."""
+    scores = runs.pivot_table(index=RUN, columns="method", values="test_score")
+    known = [method for method in methods if method in scores]
+    return scores[known].dropna().round(9).rank(axis=1, ascending=False).mean()
+
+
+def summary(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per method, best mean share of the possible gain first."""
+    ours, ranks = runs[runs["method"] == "ours"], average_ranks(runs)
+    rows = {
+        method: _summary(part) | {"rank": _plain(ranks.get(method))} | _against(ours, part, method)
+        for method, part in runs.groupby("method")
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index").sort_values("share", ascending=False)
+    table["share"] = table["share"].map("{:+.3f}".format)
+    return table.rename(columns={"share": "gain/(best-base)"})
+
+
+def _plain(rank: float | None) -> str:
+    return "" if rank is None else f"{rank:.2f}"
+
+
+def _summary(part: pd.DataFrame) -> dict[str, object]:
+    bounded = part.loc[part["bounded"], "gain"]
+    return {
+        "runs": len(part),
+        "mean gain": f"{bounded.mean():+.4f}",
+        "share": part["share"].mean(),
+        "harmed": f"{(part['gain'] < -TOLERANCE).mean():.2f}",
+        f"harmed > {HARM}": f"{(bounded < -HARM).mean():.2f}",
+        "worst 5%": f"{bounded.quantile(0.05):+.4f}",
+        "changed": f"{part['improved'].mean():.2f}",
+        "CPU s": f"{part['cpu_seconds'].median():.2f}",
+    }
+
+
+def _against(ours: pd.DataFrame, rival: pd.DataFrame, method: str) -> dict[str, str]:
+    if method == "ours" or ours.empty:
+        return {"W/T/L of ours": "", "tasks W/L": "", "p": ""}
+    told = duel(ours, rival, RUN)
+    return {
+        "W/T/L of ours": f"{told['won']}/{told['tied']}/{told['lost']}",
+        "tasks W/L": f"{told['tasks won']}/{told['tasks lost']}",
+        "p": "" if np.isnan(told["p"]) else f"{told['p']:.2g}",
+    }
+
+
+def by_task(runs: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
+    """Mean base score of each task, and the mean gain of some methods."""
+    gains = runs.pivot_table(index="task", columns="method", values="gain")
+    base = runs.groupby("task")["base_score"].mean().rename("base").map("{:.4f}".format)
+    known = [method for method in methods if method in gains]
+    return pd.concat([base, gains[known].map(_signed)], axis=1)
+
+
+def _signed(gain: float) -> str:
+    return "" if np.isnan(gain) else f"{gain:+.4f}"
+
+
+def guidance(runs: pd.DataFrame) -> pd.DataFrame:
+    """Guided against unguided by ground, and over all of them."""
+    unguided = runs[runs["method"] == "unguided"]
+    rows = {}
+    for method in [m for m in ("guided", "guided_twice") if m in set(runs["method"])]:
+        of_method = runs[runs["method"] == method]
+        grounds = [*sorted(of_method["ground"].unique()), "all"]
+        for ground in grounds:
+            part = of_method if ground == "all" else of_method[of_method["ground"] == ground]
+            rows[f"{ground}, {method}"] = _guided(part, unguided)
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _guided(part: pd.DataFrame, unguided: pd.DataFrame) -> dict[str, object]:
+    told = duel(part, unguided, RUN)
+    decided = told["won"] + told["lost"]
+    return {
+        "tasks": part["task"].nunique(),
+        "share of gain": f"{part['share'].mean():+.3f}",
+        "minus unguided": f"{told['difference']:+.4f} ± {told['se']:.4f}",
+        "W/T/L": f"{told['won']}/{told['tied']}/{told['lost']}",
+        "won": f"{told['won'] / decided:.0%}" if decided else "",
+        "tasks W/L": f"{told['tasks won']}/{told['tasks lost']}",
+        "p": "" if np.isnan(told["p"]) else f"{told['p']:.2g}",
+    }
+
+
+def targets(
+    labelled: pd.DataFrame, opaque: pd.DataFrame, guided: pd.DataFrame | None
+) -> pd.DataFrame:
+    """What was asked for, what was measured, and whether that is it. All on the confirm half."""
+    clean = labelled[labelled["noise"] == 0]
+    share = clean.groupby("method")["share"].mean()
+    harmed, harmed_clean = _harmed(labelled), _harmed(clean)
+    over_mixbias = harmed_clean["ours"] / max(harmed_clean["mixbias"], TOLERANCE)
+    asked = [
+        ("average rank among seven methods", "<=", 1.9, average_ranks(labelled)["ours"]),
+        ("clean: gain/(best-base) less mixbias's", ">", 0, share["ours"] - share["mixbias"]),
+        ("clean: harmed, over mixbias's", "<=", 0.5, over_mixbias),
+        *(
+            (f"runs won against {rival}", ">=", least, _won(labelled, "ours", rival))
+            for rival, least in LEAST_WON.items()
+        ),
+        ("harmed, guard_z = 1", "<=", 0.03, harmed["ours"]),
+        ("harmed, guard_z = 1.64", "<=", 0, harmed["ours_z1.64"]),
+        ("opaque: runs won against cma", ">=", 0.65, _won(opaque, "ours", "cma")),
+        ("CPU seconds of a run on an MLP", "<", 1, _seconds_on_mlp(labelled)),
+    ]
+    if guided is not None:
+        guided = guided[guided["half"] == "confirm"]
+        told = duel(_of(guided, "guided"), _of(guided, "unguided"), RUN)
+        name = "guidance, on its own ground"
+        asked += [
+            (f"{name}: runs won", ">=", 0.65, _won(guided, "guided", "unguided")),
+            (f"{name}: p over tasks", "<", 0.01, told["p"] if told["difference"] > 0 else 1.0),
+        ]
+    rows = {name: _held_to(sign, level, value) for name, sign, level, value in asked}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _held_to(sign: str, level: float, value: float) -> dict[str, str]:
+    met = SIGNS[sign](value, level)
+    asked = f"{sign} {level:g}"
+    return {"asked": asked, "measured": f"{value:.3f}", "met": "yes" if met else "**no**"}
+
+
+def _harmed(runs: pd.DataFrame) -> pd.Series:
+    return (runs["gain"] < -TOLERANCE).groupby(runs["method"]).mean()
+
+
+def _seconds_on_mlp(runs: pd.DataFrame) -> float:
+    of_mlp = runs[~runs["dataset"].isin(IMAGES)]
+    return float(_of(of_mlp, "ours")["cpu_seconds"].median())
+
+
+def _won(runs: pd.DataFrame, ours: str, rival: str) -> float:
+    """Share of the runs won, of those that are not tied."""
+    told = duel(_of(runs, ours), _of(runs, rival), RUN)
+    return told["won"] / max(told["won"] + told["lost"], 1)
+
+
+def _of(runs: pd.DataFrame, method: str) -> pd.DataFrame:
+    return runs[runs["method"] == method]
+
+
+def budgets(runs: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
+    """Mean share of the possible gain by method (rows) and budget, over runs that have all."""
+    wide = runs.pivot_table(index=RUN, columns=["method", "budget"], values="share").dropna()
+    means = wide.mean().unstack()
+    return means.loc[[method for method in methods if method in means.index]]

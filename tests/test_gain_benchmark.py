@@ -1,0 +1,232 @@
+"""Tests of the evidence benchmark: what its tables take for granted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.frozen import FrozenEstimator
+
+from benchmarks import gain, run
+from benchmarks.baselines import BASELINES
+from benchmarks.gain_report import compose
+from benchmarks.gain_tables import average_ranks, budgets, targets
+from benchmarks.gain_tasks import GAIN_TASKS, GUIDANCE_TASKS
+from benchmarks.metrics import SCORERS
+from benchmarks.models import train_base
+from benchmarks.problem import KnownAnswers, Problem
+from benchmarks.report import duel, with_share
+from benchmarks.tasks import Split, Task, load_split
+from sk_metricopt import MetricOptFinetuner
+
+for_bench = [pytest.importorskip(name) for name in ("cma", "optuna", "scikit_posthocs")]
+TASK = Task("breast_cancer", "f1", "design")
+BUDGET = 24
+
+
+@pytest.fixture(scope="module")
+def split():
+    return load_split(TASK, seed=0)
+
+
+@pytest.fixture(scope="module")
+def net(split):
+    return train_base(split, seed=0)
+
+
+@pytest.fixture
+def case(split, net):
+    return gain.Case(TASK, split, net, 0, BUDGET, "labelled")
+
+
+LABELLED = [m for m in gain.METHODS if any(gain.applies(m, TASK, s) for s in run.SETTINGS)]
+
+
+@pytest.mark.parametrize("method", LABELLED)
+def test_every_method_keeps_to_its_budget_and_leaves_the_net_as_it_was(case, net, method):
+    before = {name: value.clone() for name, value in net.module_.state_dict().items()}
+    row = gain._measured(case, gain.METHODS[method])
+    if method != "tuned_threshold":  # which has folds and levels of its own
+        assert row["n_observations"] <= BUDGET
+    assert np.isfinite(row["test_score"])
+    for name, value in net.module_.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_a_baseline_says_how_its_best_point_scores(case, method):
+    outcome = BASELINES[method](case.problem, BUDGET, 0)
+    X, y = case.split.X_val, case.split.y_val
+    score = case.problem.score_point(outcome.phi, outcome.shift, X, y)
+    assert score == pytest.approx(outcome.best_score, abs=1e-12)
+    assert len(outcome.scores) == (1 if method == "none" else BUDGET)
+
+
+@pytest.mark.parametrize("method", [m for m in gain.EITHER if m in BASELINES])
+def test_what_counts_in_both_settings_reads_validation_labels_through_the_scorer_only(
+    split, net, method
+):
+    told = Problem(net, TASK.scorer, split)
+    blind = Problem(net, TASK.scorer, split)
+    blind.y[blind.n_train :] = 0
+    found = [BASELINES[method](problem, BUDGET, 0).scores for problem in (told, blind)]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(("method", "guard_z"), [("ours", 1.0), ("ours_z1.64", 1.64)])
+def test_one_fit_tells_what_each_guard_would_have_said(case, split, net, method, guard_z):
+    shared = gain.METHODS[method](case)
+    alone = MetricOptFinetuner(
+        FrozenEstimator(net),
+        scoring=TASK.scorer,
+        max_observations=BUDGET,
+        guard_z=guard_z,
+        random_state=0,
+    ).fit(split.X_train, split.y_train, X_val=split.X_val, y_val=split.y_val)
+    assert shared.improved == alone.improved_
+    assert shared.test_score == TASK.scorer(alone, split.X_test, split.y_test)
+
+
+def test_shared_work_counts_for_whoever_asks(case):
+    first = gain._measured(case, gain.METHODS["ours"])
+    again = gain._measured(case, gain.METHODS["ours_z0"])
+    assert again["fit_seconds"] >= 0.9 * first["fit_seconds"] > 0
+
+
+def test_no_data_set_is_in_both_halves_and_there_are_enough_tasks():
+    tasks = [*GAIN_TASKS, *(guided.task for guided in GUIDANCE_TASKS)]
+    halves = pd.DataFrame({"dataset": t.dataset, "half": t.half} for t in tasks)
+    assert (halves.groupby("dataset")["half"].nunique() == 1).all()
+    assert len({t.name for t in GAIN_TASKS}) == len(GAIN_TASKS) >= 24
+    assert len({t.name for t in GUIDANCE_TASKS}) == len(GUIDANCE_TASKS)
+    assert sum(t.half == "confirm" for t in GUIDANCE_TASKS) >= 8
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("auroc", 0.75),
+        ("adult_worst_sex_f1", 0.0),
+        ("adult_equalised_odds", 0.5 - 1.0),
+        ("mail_cost", -(5.0 * 3 + 1.0) / 4),
+    ],
+)
+def test_metrics_by_hand(metric, expected):
+    y = np.array([0, 0, 1, 1])
+    proba = np.array([0.1, 0.6, 0.4, 0.7])
+    decided = (proba > 0.5).astype(int)
+    X = np.zeros((4, 63))
+    X[[1, 3], 62], X[1, 56] = 1, 2
+    model = KnownAnswers(np.stack([1 - proba, proba], axis=1), decided)
+    assert SCORERS[metric](model, X, y) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("shift", ["labels", "covariates"])
+def test_a_shift_thins_training_rows_and_no_others(shift):
+    whole = load_split(TASK, seed=1)
+    thinned = load_split(Task("breast_cancer", "f1", "design", shift=shift), seed=1)
+    assert 0.2 < len(thinned.y_train) / len(whole.y_train) < 0.8
+    np.testing.assert_array_equal(thinned.y_val, whole.y_val)
+    np.testing.assert_array_equal(thinned.y_test, whole.y_test)
+
+
+def test_a_run_goes_on_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.delenv("SK_METRICOPT_DATA_HOME", raising=False)
+    name = "breast_cancer/precision_at_recall_95"
+    arguments = ["--tasks", name, "--seeds", "1", "--budgets", "6", "--out"]
+    arguments.append(str(tmp_path / "rows.csv"))
+    assert run.main(["--methods", "none", *arguments]) == 0
+    assert run.main(["--methods", "none,bias", *arguments]) == 0
+    rows = pd.read_csv(tmp_path / "rows.csv")
+    assert rows["method"].tolist() == ["none", "bias"]
+    assert rows.columns.tolist() == gain.COLUMNS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods", "magic"], "unknown names"),
+        (["--tasks", "magic"], "'tasks' option"),
+        (["--tasks", "spambase/f1"], "SK_METRICOPT_DATA_HOME"),
+    ],
+)
+def test_what_cannot_be_run_is_named(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("SK_METRICOPT_DATA_HOME", raising=False)
+    with pytest.raises(SystemExit):
+        run.main([*arguments, "--out", str(tmp_path / "rows.csv")])
+    assert message in capsys.readouterr().err
+
+
+def rows_of(half: str, gains: dict[str, float], budget: int = 150) -> pd.DataFrame:
+    """Runs on four tasks, whose gains differ a little."""
+    rows = []
+    for i, noise in enumerate([0.0, 0.0, 0.0, 0.3]):
+        for method, by in gains.items():
+            setting = "either" if method in gain.EITHER else "labelled"
+            row = {"setting": setting, "task": f"{half}{i}", "seed": 0, "method": method}
+            row |= {"budget": budget, "dataset": f"{half}{i}", "metric": "f1", "noise": noise}
+            row |= {"half": half, "base_score": 0.5, "gain": by * (1 + i / 10)}
+            row |= {"test_score": 0.5 + row["gain"], "improved": by != 0, "cpu_seconds": 1.0}
+            rows.append(row | {"commit": "c", "versions": "v"})
+    return pd.DataFrame(rows)
+
+
+GAINS = {"ours": 0.1, "ours_z1.64": 0.1, "mixbias": 0.2, "mixloss": 0.05, "loss": -0.02}
+GAINS |= {"balanced": 0.0, "bias": 0.01, "cma_.02": 0.0, "cma_.05": 0.02, "cma_.1": 0.01}
+
+
+def test_targets_are_held_against_what_was_measured():
+    runs = with_share(rows_of("confirm", GAINS)).replace({"method": {"cma_.05": "cma"}})
+    table = targets(runs, runs, None)
+    assert table.loc["average rank among seven methods", "measured"] == "2.000"
+    assert table.loc["average rank among seven methods", "met"] == "**no**"
+    assert table.loc["runs won against mixbias", "measured"] == "0.000"
+    assert table.loc["runs won against mixloss", "met"] == "yes"
+    assert table.loc["harmed, guard_z = 1", "met"] == "yes"
+    assert average_ranks(runs)["loss"] == 7
+
+
+def test_duels_count_runs_and_tasks():
+    runs = with_share(rows_of("confirm", GAINS))
+    ours, rival = (runs[runs["method"] == m] for m in ("ours", "mixbias"))
+    told = duel(ours, rival, ["task", "seed"])
+    assert (told["won"], told["tied"], told["lost"], told["tasks lost"]) == (0, 0, 4, 4)
+    assert told["difference"] == pytest.approx(-0.2 * 1.15)
+
+
+def test_budgets_are_compared_on_runs_that_have_all_of_them():
+    many, few = (with_share(rows_of("confirm", GAINS, budget)) for budget in (150, 25))
+    means = budgets(pd.concat([many, few[few["task"] == "confirm0"]]), ["ours"])
+    assert means.loc["ours"].tolist() == pytest.approx([0.2, 0.2])
+
+
+def test_the_report_is_a_page_with_plots(tmp_path):
+    (tmp_path / "images").mkdir()
+    runs = pd.concat([rows_of("confirm", GAINS), rows_of("design", GAINS)])
+    guided = pd.DataFrame(
+        {
+            "task": f"t{i}",
+            "seed": 0,
+            "method": method,
+            "ground": "opaque",
+            "half": "confirm",
+            "metric": "f1",
+            "base_score": 0.5,
+            "test_score": 0.5 + by,
+            "gain": by,
+        }
+        for i in range(6)
+        for method, by in (("guided", 0.1 + i / 100), ("unguided", 0.05))
+    )
+    page = compose(runs, with_share(guided), tmp_path)
+    assert "| ours |" in page and "cma_.05" not in page.split("## Labelled")[1]
+    assert "| opaque, guided | 6 |" in page
+    for name in ("gain_ranks", "gain_tasks"):
+        assert (tmp_path / "images" / f"{name}.svg").read_text("utf-8").startswith("<?xml")
+
+
+def test_splits_of_built_in_data_have_three_roles():
+    split = load_split(Task("digits", "macro_f1", "design", noise=0.2), seed=0)
+    assert isinstance(split, Split)
+    assert len(split.y_train) > len(split.y_val) > 300
