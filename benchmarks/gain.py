@@ -195,9 +195,15 @@ def post_shift(case: Case) -> Result:
     )
 
 
+VARIANTS: dict[str, dict] = {
+    "ours": {},
+    "ours_unguided": {"guidance_weight": 0.0},
+    "ours_weights": {"adapter": "weights"},
+    "ours_weights_unguided": {"adapter": "weights", "guidance_weight": 0.0},
+}
 OURS: dict[str, Callable[[Case], Result]] = {
     f"{name}{suffix}": partial(finetuned, guard_z=z, **params)
-    for name, params in (("ours", {}), ("ours_unguided", {"guidance_weight": 0.0}))
+    for name, params in VARIANTS.items()
     for suffix, z in GUARDS.items()
 }
 MIXSOUP = {"exploration": MixedLoss(), "value_function": Blind(), "guidance_weight": 0.0}

@@ -20,8 +20,9 @@ from sk_metricopt import MetricOptFinetuner
 TASKS = GUIDANCE_TASKS
 METHODS: dict[str, dict] = {
     "guided": {},
-    "guided_twice": {"guidance_weight": 2.0},
     "unguided": {"guidance_weight": 0.0},
+    "weights, guided": {"adapter": "weights"},
+    "weights, unguided": {"adapter": "weights", "guidance_weight": 0.0},
 }
 KEY = ["task", "seed", "method"]
 ABOUT_TASK = ["ground", "opaque", "budget", "deep", "half"]

@@ -1,9 +1,10 @@
-"""Parts of the method that have a default by the kind of estimator."""
+"""Parts of the method that have a name, or a default by the kind of estimator."""
 
 from __future__ import annotations
 
 import copy
 
+from sk_metricopt.adapters import BaseAdapter, FiLMAdapter, WeightAdapter
 from sk_metricopt.exploration import BaseExploration, PortfolioExploration, RetrievalExploration
 from sk_metricopt.value_functions import (
     AdapterValueFunction,
@@ -12,6 +13,12 @@ from sk_metricopt.value_functions import (
     RetrievalValueFunction,
 )
 from sk_metricopt.value_functions._base import cannot_start_warm
+
+
+def adapter_of(given) -> BaseAdapter:
+    """Return the adapter that a parameter stands for, {"film", "weights"} or itself."""
+    named = {"film": FiLMAdapter, "weights": WeightAdapter}
+    return named[given]() if isinstance(given, str) else given
 
 
 def value_function_of(given, searches: bool, warm: bool) -> BaseValueFunction:

@@ -21,7 +21,7 @@ from sk_metricopt import _skorch, _validation
 from sk_metricopt._adapted import AdaptedNet
 from sk_metricopt._checkpoint import bound_subject, opened_journal, seed_of
 from sk_metricopt._clock import Clock
-from sk_metricopt._defaults import exploration_of, value_function_of
+from sk_metricopt._defaults import adapter_of, exploration_of, value_function_of
 from sk_metricopt._delegation import DelegationMixin
 from sk_metricopt._finetuning import Finetuning, Settings
 from sk_metricopt._judge import FinetuningResult
@@ -36,7 +36,7 @@ from sk_metricopt._roles import Data, Subject, check_estimator_kind, is_retrieve
 from sk_metricopt._scoring import ValidationRows
 from sk_metricopt._stopping import Stop
 from sk_metricopt._tasks import Task
-from sk_metricopt.adapters import BaseAdapter, FiLMAdapter
+from sk_metricopt.adapters import BaseAdapter
 from sk_metricopt.exceptions import InterruptionWarning
 from sk_metricopt.exploration import BaseExploration
 from sk_metricopt.metrics import make_retrieval_scorer
@@ -66,8 +66,9 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         One metric: a scorer's name, an object made by ``make_scorer`` or a callable
         ``scorer(estimator, X, y)``. Greater is better. None is the estimator's own score: accuracy,
         or recall@1 of a retriever.
-    adapter : {"film"} or BaseAdapter, default="film"
-        What φ does to a host layer. "film" scales and shifts each channel.
+    adapter : {"film", "weights"} or BaseAdapter, default="film"
+        What φ does to a host layer. "film" scales and shifts each channel; "weights" moves every
+        weight, which gains more in nets of some thousand weights, and takes as many parameters.
     adapter_targets : {"auto", "all"} or list of str, default="auto"
         Host layers, by name or shell-style pattern. "all" is every layer that can host; "auto"
         leaves out layers that feed a normalisation and all but the last stage of a convolutional
@@ -211,7 +212,7 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
     _parameter_constraints: dict = {
         "estimator": [HasMethods(["fit", "predict"]), torch.nn.Module],
         "scoring": "no_validation",  # check_one_metric says more than a list of all names
-        "adapter": [StrOptions({"film"}), BaseAdapter],
+        "adapter": [StrOptions({"film", "weights"}), BaseAdapter],
         "adapter_targets": [StrOptions({"auto", "all"}), list],
         "value_function": [StrOptions({"auto", "adapter"}), BaseValueFunction],
         "exploration": [StrOptions({"auto"}), BaseExploration],
@@ -417,8 +418,8 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         self._deploy(subject, data, result, observer)
 
     def _task(self, subject: Subject, data: Data, use_validation_labels: bool, seed: int) -> Task:
-        adapter = FiLMAdapter() if self.adapter == "film" else self.adapter
-        adapted = AdaptedNet(subject.bridge, adapter, self.adapter_targets, data.X[:64])
+        adapter, example = adapter_of(self.adapter), data.X[:64]
+        adapted = AdaptedNet(subject.bridge, adapter, self.adapter_targets, example)
 
         def model_of(estimator) -> MetricOptFinetuner:
             model = copy.copy(self)

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 from sk_metricopt._adapted import AdaptedNet
 from sk_metricopt._skorch import NetBridge, net_around
-from sk_metricopt.adapters import BaseAdapter, FiLMAdapter
+from sk_metricopt.adapters import BaseAdapter, FiLMAdapter, WeightAdapter
 from sk_metricopt.exceptions import AdapterError
 from sk_metricopt.exploration import BaseExploration, PortfolioExploration, Recipe
 from sk_metricopt.testing import check_adapter, check_exploration, check_value_function
@@ -276,6 +276,15 @@ def test_film_on_a_host_folds_to_what_it_computes(name):
 
 @pytest.mark.parametrize("name", MODULES)
 @pytest.mark.filterwarnings("ignore:.*performance drop:UserWarning")
+def test_module_with_other_weights_folds_to_what_it_computes(name):
+    X = rows_for(name)
+    adapted = adapt(trained(MODULES[name](), X), X, "all", WeightAdapter())
+    check_zero_is_the_identity(adapted, X)
+    check_folded_is_functional(adapted, X, (False,) if name in LOOPED else (True, False))
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.filterwarnings("ignore:.*performance drop:UserWarning")
 def test_module_folds_to_what_it_computes(name):
     X = rows_for(name)
     module = trained(MODULES[name](), X)
@@ -464,6 +473,20 @@ class Meddling(ScaleOnly):
 class Branchy(ScaleOnly):
     def weights(self, host, params):
         return super().weights(host, params if bool(params.sum() > -9) else -params)
+
+
+@pytest.mark.parametrize("host", [nn.Linear(3, 2), nn.Linear(3, 2, bias=False), nn.LayerNorm(3)])
+def test_a_weight_adapter_reaches_every_weight(host):
+    adapter = WeightAdapter(scale=0.5)
+    check_adapter(adapter, host, torch.randn(5, 3))
+    adapter.prepare(host)
+    moved = adapter.weights(host, torch.ones(adapter.n_params(host)))
+    for name, weight in host.named_parameters():
+        torch.testing.assert_close(moved[name], weight + 0.5)
+    shift = torch.arange(float(len(host.bias)))
+    shifted = adapter.weights(host, adapter.output_shift(host, shift))
+    torch.testing.assert_close(shifted["bias"], host.bias + shift)
+    torch.testing.assert_close(shifted["weight"], host.weight)
 
 
 def test_check_adapter_passes_adapters_that_keep_the_contract():

@@ -21,9 +21,10 @@ from torch import nn
 
 from sk_metricopt import EmbeddingRetriever, MetricOptFinetuner, PostShiftClassifier
 from sk_metricopt._adapted import AdaptedNet
+from sk_metricopt._defaults import adapter_of
 from sk_metricopt._embedding_net import EmbeddingBridge
 from sk_metricopt._skorch import NetBridge
-from sk_metricopt.adapters import BaseAdapter, FiLMAdapter
+from sk_metricopt.adapters import BaseAdapter
 from sk_metricopt.exceptions import ExportError
 from sk_metricopt.export import OnnxPredictor, to_onnx
 from tests.nets import CNN, MLP, NormMLP
@@ -80,7 +81,7 @@ def with_params(estimator, params, X):
     other.adapter_params_ = np.asarray(params, np.float32)
     source = estimator.estimator
     net = source.estimator if isinstance(source, FrozenEstimator) else None
-    adapter = FiLMAdapter() if estimator.adapter == "film" else estimator.adapter
+    adapter = adapter_of(estimator.adapter)
     searches = isinstance(net, EmbeddingRetriever)
     bridge = EmbeddingBridge(net.estimator_, net.metric) if searches else NetBridge(net)
     folded = AdaptedNet(bridge, adapter, estimator.adapter_targets, X[:8]).fold(

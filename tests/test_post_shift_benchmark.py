@@ -8,11 +8,11 @@ from sklearn.datasets import make_classification
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
+from benchmarks.metrics import SCORERS
 from benchmarks.post_shift import OURS, fits, measure, post_shift
 from benchmarks.post_shift_adult import group_g_mean
 from benchmarks.post_shift_baselines import BASELINES, Problem
 from benchmarks.post_shift_tasks import POST_SHIFT_TASKS
-from benchmarks.metrics import SCORERS
 from benchmarks.tasks import TASKS, Split
 from sk_metricopt import PostShiftClassifier
 

@@ -14,10 +14,11 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from torch import nn
 
+from sk_metricopt import _defaults
 from sk_metricopt._finetuner import MetricOptFinetuner
 from sk_metricopt._retriever import EmbeddingRetriever
 from sk_metricopt._skorch import NetBridge
-from sk_metricopt.adapters import FiLMAdapter
+from sk_metricopt.adapters import BaseAdapter
 from sk_metricopt.exceptions import AdapterError
 from sk_metricopt.export._adapted_module import AdaptedModule, bare
 from sk_metricopt.export._graph_edit import rename_value
@@ -297,8 +298,8 @@ def _embedder(retriever: EmbeddingRetriever, frozen: bool) -> tuple[Any, bool]:
     return answering(inner), isinstance(inner, FrozenEstimator)
 
 
-def _adapter(finetuner: MetricOptFinetuner):
-    return FiLMAdapter() if finetuner.adapter == "film" else finetuner.adapter
+def _adapter(finetuner: MetricOptFinetuner) -> BaseAdapter:
+    return _defaults.adapter_of(finetuner.adapter)
 
 
 def _params(finetuner: MetricOptFinetuner) -> np.ndarray:
