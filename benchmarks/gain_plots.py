@@ -15,6 +15,7 @@ from scipy.stats import friedmanchisquare
 INK, OURS = "#555555", "#0072b2"  # Okabe and Ito's blue
 LOOKS = {
     "ours": (OURS, "o-"),
+    "ours_weights": ("#56b4e9", "P-"),
     "mixbias": ("#d55e00", "s--"),
     "mixloss": ("#e69f00", "v--"),
     "bias": ("#009e73", "^:"),
@@ -47,7 +48,7 @@ def critical_differences(shares: pd.DataFrame, path: Path) -> float:
     ranks = shares.rank(axis=1, ascending=False).mean()
     differ = scikit_posthocs.posthoc_nemenyi_friedman(shares)
     figure, ax = plt.subplots(figsize=(8, 3), layout="constrained")
-    colours = {method: OURS if method == "ours" else INK for method in shares}
+    colours = {method: OURS if method.startswith("ours") else INK for method in shares}
     scikit_posthocs.critical_difference_diagram(
         ranks,
         differ,

@@ -30,10 +30,10 @@ from benchmarks.report import to_markdown, with_share
 
 DOCS = Path(__file__).parent.parent / "docs"
 BUDGET, MIN_RANKED = 150, 3
-SHOWN = ["ours", "mixbias", "mixloss", "all_weights_mix", "refit", "weighted_refit", "bias", "cma"]
-OPAQUE_SHOWN = ["ours", "ours_unguided", "loss", "balanced", "bias", "cma", "tpe"]
-OTHERS = ["all_weights_mix", "refit", "weighted_refit", "tpe"]
-CURVES = ["ours", "mixbias", "mixloss", "bias", "cma"]
+SHOWN = ["ours", "ours_weights", "mixbias", "mixloss", "all_weights_mix", "refit", "weighted_refit"]
+OPAQUE_SHOWN = ["ours", "ours_unguided", "ours_weights", "loss", "balanced", "bias", "cma", "tpe"]
+OTHERS = ["ours_weights", "all_weights_mix", "refit", "weighted_refit", "tpe"]
+CURVES = ["ours", "ours_weights", "mixbias", "mixloss", "bias", "cma"]
 HEAD = """# Gains of finetuning classifiers
 
 Made by `python -m benchmarks.run`, suites `gain` and `guidance`, and `python -m
@@ -67,8 +67,11 @@ several points were observed, the best is kept.
 ours
 : `MetricOptFinetuner` as it comes, guard_z = 1; with 0 and 1.64 as ours_z0, ours_z1.64
 
-ours_unguided...
-: the same with guidance_weight = 0
+ours_weights...
+: the same with adapter = "weights"
+
+ours_unguided..., ours_weights_unguided...
+: these with guidance_weight = 0
 
 mixsoup
 : our selection and guard on one trajectory of mixloss, without a value function
@@ -132,9 +135,9 @@ labelled.
 """
 GUIDED = """## Guidance on its own ground
 
-The same finetuning with guidance_weight 1 and 2 ("guided", "guided_twice") and 0, guard off;
-{n_seeds} seeds. Tasks where labels are opaque, observations few, groups or rows weigh differently,
-training rows come from elsewhere, or adapters sit on all layers of a CNN.
+The same finetuning with guidance_weight 1 and 0, guard off, with the default adapter and with
+adapter = "weights"; {n_seeds} seeds. Tasks where labels are opaque, observations few, groups or
+rows weigh differently, training rows come from elsewhere, or adapters sit on all layers of a CNN.
 """
 
 
@@ -192,7 +195,7 @@ def _ranks(runs: pd.DataFrame, docs: Path) -> str:
     if len(shares[known].dropna()) < MIN_RANKED:
         return ""
     p = gain_plots.critical_differences(shares[known], docs / "images" / "gain_ranks.svg")
-    rivals = [m for m in ("mixbias", "all_weights_mix", "weighted_refit") if m in shares]
+    rivals = [m for m in ("ours_weights", "mixbias", "all_weights_mix", "refit") if m in shares]
     gain_plots.gains_of_tasks(shares, rivals, docs / "images" / "gain_tasks.svg")
     return RANKS.format(n=len(shares[known].dropna()), p=p)
 

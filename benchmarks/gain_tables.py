@@ -21,6 +21,7 @@ LEAST_WON = {
     "bias": 0.88,
     "cma": 0.88,
 }
+GUIDED = {"guided": "unguided", "weights, guided": "weights, unguided"}
 SIGNS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
@@ -102,14 +103,12 @@ def _signed(gain: float) -> str:
 
 def guidance(runs: pd.DataFrame) -> pd.DataFrame:
     """Guided against unguided by ground, and over all of them."""
-    unguided = runs[runs["method"] == "unguided"]
     rows = {}
-    for method in [m for m in ("guided", "guided_twice") if m in set(runs["method"])]:
-        of_method = runs[runs["method"] == method]
-        grounds = [*sorted(of_method["ground"].unique()), "all"]
-        for ground in grounds:
+    for method, rival in GUIDED.items():
+        of_method = _of(runs, method)
+        for ground in [*sorted(of_method["ground"].unique()), "all"]:
             part = of_method if ground == "all" else of_method[of_method["ground"] == ground]
-            rows[f"{ground}, {method}"] = _guided(part, unguided)
+            rows[f"{ground}, {method}"] = _guided(part, _of(runs, rival))
     return pd.DataFrame.from_dict(rows, orient="index")
 
 

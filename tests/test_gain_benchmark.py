@@ -20,7 +20,6 @@ from benchmarks.report import duel, with_share
 from benchmarks.tasks import Split, Task, load_split
 from sk_metricopt import MetricOptFinetuner
 
-for_bench = [pytest.importorskip(name) for name in ("cma", "optuna", "scikit_posthocs")]
 TASK = Task("breast_cancer", "f1", "design")
 BUDGET = 24
 
