@@ -192,9 +192,9 @@ def batching_tables(results: pd.DataFrame) -> list[str]:
     ways = 1e3 * table_of(results, "batching", "seconds", index="subject")
     rows = results[results["task"] == "batching"]
     plan = rows.pivot_table(index="subject", columns="quantity", values="amount", sort=False)
-    table = ways.map("{:.3g}".format)
+    table = ways.map(_three_digits)
     table["the plan"] = [_plan(plan.loc[subject]) for subject in table.index]
-    chunks = (1e3 * table_of(results, "chunks", "seconds")).map("{:.3g}".format)
+    chunks = (1e3 * table_of(results, "chunks", "seconds")).map(_three_digits)
     chunks.index = chunks.index.map("{:,.0f}".format)
     subject = results.loc[results["task"] == "chunks", "subject"].iloc[0]
     text = f"The {subject}, by rows in a chunk and memory format, CPU milliseconds:"
