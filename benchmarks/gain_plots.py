@@ -24,8 +24,8 @@ LOOKS = {
 
 
 def save(figure, path: Path) -> None:
-    """Write a figure, the same bytes for the same numbers."""
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+    """Write a figure, and let go of it."""
+    figure.savefig(path, dpi=150, bbox_inches="tight")
     plt.close(figure)
 
 
@@ -37,7 +37,7 @@ def critical_differences(shares: pd.DataFrame, path: Path) -> float:
     shares : DataFrame
         Mean share of the possible gain, a row per task and a column per method.
     path : Path
-        SVG to write.
+        PNG to write.
 
     Returns
     -------
@@ -85,7 +85,7 @@ def gains_of_tasks(shares: pd.DataFrame, rivals: list[str], path: Path) -> None:
     rivals : list of str
         Columns beside "ours".
     path : Path
-        SVG to write.
+        PNG to write.
     """
     order = shares.sort_values("ours").index
     figure, ax = plt.subplots(figsize=(8, 0.5 + 0.3 * len(order)), layout="constrained")

@@ -122,16 +122,16 @@ RANKS = """## Ranks over tasks
 Average ranks over the {n} tasks of the confirm half by mean gain/(best-base), labelled; lines join
 what Nemenyi's test does not tell apart at .05. Friedman's p is {p:.2g}.
 
-![Critical difference diagram](../images/gain_ranks.svg)
+![Critical difference diagram](../images/gain_ranks.png)
 
-![Gains by task](../images/gain_tasks.svg)
+![Gains by task](../images/gain_tasks.png)
 """
 CURVE = """## Budgets
 
 Mean gain/(best-base) over the {n} runs ({tasks} tasks of the confirm half) that have all budgets;
 labelled.
 
-![Gain over budget](../images/gain_budgets.svg)
+![Gain over budget](../images/gain_budgets.png)
 """
 GUIDED = """## Guidance on its own ground
 
@@ -194,9 +194,9 @@ def _ranks(runs: pd.DataFrame, docs: Path) -> str:
     ]
     if len(shares[known].dropna()) < MIN_RANKED:
         return ""
-    p = gain_plots.critical_differences(shares[known], docs / "images" / "gain_ranks.svg")
+    p = gain_plots.critical_differences(shares[known], docs / "images" / "gain_ranks.png")
     rivals = [m for m in ("ours_weights", "mixbias", "all_weights_mix", "refit") if m in shares]
-    gain_plots.gains_of_tasks(shares, rivals, docs / "images" / "gain_tasks.svg")
+    gain_plots.gains_of_tasks(shares, rivals, docs / "images" / "gain_tasks.png")
     return RANKS.format(n=len(shares[known].dropna()), p=p)
 
 
@@ -206,7 +206,7 @@ def _curves(runs: pd.DataFrame, docs: Path) -> str:
     means = budgets(runs, CURVES)
     if len(means.columns) < 2:
         return ""
-    gain_plots.budget_curves(means, docs / "images" / "gain_budgets.svg")
+    gain_plots.budget_curves(means, docs / "images" / "gain_budgets.png")
     table = means.map("{:+.3f}".format)
     table.columns = [f"B = {budget}" for budget in table.columns]
     wide = runs.pivot_table(index=["task", "seed"], columns=["method", "budget"], values="share")
