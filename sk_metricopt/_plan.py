@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-# Activations of one chunk stay in the cache of a core (benchmarks/speed_batching.py shows the effect).
+# Activations of one chunk stay in the cache of a core: benchmarks/speed_batching.py shows it.
 _CHUNK_BYTES = 2**20
 _CHUNK_BYTES_GPU = 2**28
 # On a CPU vmap saves the calls of small layers and pays for it in cache: measured on dense,
