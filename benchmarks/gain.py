@@ -27,7 +27,8 @@ from benchmarks.problem import Outcome, Problem
 from benchmarks.provenance import clock, seconds_since
 from benchmarks.tasks import Split, Task, load_split
 from sk_metricopt import MetricOptFinetuner, PostShiftClassifier
-from sk_metricopt.exploration import BaseExploration, Recipe
+from sk_metricopt.adapters import WeightAdapter
+from sk_metricopt.exploration import BaseExploration, PortfolioExploration, Recipe
 from sk_metricopt.value_functions import BaseValueFunction
 
 TASKS = GAIN_TASKS
@@ -130,6 +131,21 @@ class MixedLoss(BaseExploration):
         return [Recipe(0.5, 0.0)]
 
 
+class Steps(PortfolioExploration):
+    """The default recipes, followed for another number of steps."""
+
+    def __init__(self, n_steps: int):
+        super().__init__()
+        self.n_steps = n_steps
+
+
+class Natural(BaseExploration):
+    """The default recipes without class weights."""
+
+    def recipes(self, n_classes, use_validation_labels, max_observations, rng):
+        return [Recipe(0.5, 0.0), Recipe(1.0, 0.0)]
+
+
 class Blind(BaseValueFunction):
     """A value function that knows nothing, and so has no say."""
 
@@ -206,6 +222,16 @@ OURS: dict[str, Callable[[Case], Result]] = {
     for name, params in VARIANTS.items()
     for suffix, z in GUARDS.items()
 }
+ABLATIONS: dict[str, dict] = {
+    "weights, scale .05": {"adapter": WeightAdapter(0.05)},
+    "weights, scale .2": {"adapter": WeightAdapter(0.2)},
+    "weights, 300 steps": {"adapter": "weights", "exploration": Steps(300)},
+    "weights, 900 steps": {"adapter": "weights", "exploration": Steps(900)},
+    "weights, guided twice": {"adapter": "weights", "guidance_weight": 2.0},
+    "weights, natural": {"adapter": "weights", "exploration": Natural()},
+    "weights, last layer": {"adapter": "weights", "adapter_targets": ["4"]},
+    "film, 900 steps": {"exploration": Steps(900)},
+}
 MIXSOUP = {"exploration": MixedLoss(), "value_function": Blind(), "guidance_weight": 0.0}
 METHODS: dict[str, Callable[[Case], Result]] = {
     **{name: partial(baseline, search=search) for name, search in BASELINES.items()},
@@ -219,6 +245,7 @@ METHODS: dict[str, Callable[[Case], Result]] = {
     "post_shift": post_shift,
     "mixsoup": partial(finetuned, guard_z=1.0, **MIXSOUP),
     **OURS,
+    **{name: partial(finetuned, guard_z=1.0, **params) for name, params in ABLATIONS.items()},
 }
 # These read validation labels through the scorer only.
 EITHER = ("none", "bias", "loss", "balanced", "cma_.02", "cma_.05", "cma_.1", "tpe", "post_shift")
@@ -228,6 +255,8 @@ def applies(method: str, task: Task, setting: str) -> bool:
     """Whether a method is measured on a task in a setting."""
     if (method in EITHER) != (setting == "either"):
         return False
+    if method in ABLATIONS:
+        return setting == "labelled" and task.half == "design" and not task.slow
     if setting == "opaque":
         return method in OURS
     if method == "libauc":
