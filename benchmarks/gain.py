@@ -223,14 +223,14 @@ OURS: dict[str, Callable[[Case], Result]] = {
     for suffix, z in GUARDS.items()
 }
 ABLATIONS: dict[str, dict] = {
-    "weights, scale .05": {"adapter": WeightAdapter(0.05)},
-    "weights, scale .2": {"adapter": WeightAdapter(0.2)},
-    "weights, 300 steps": {"adapter": "weights", "exploration": Steps(300)},
-    "weights, 900 steps": {"adapter": "weights", "exploration": Steps(900)},
-    "weights, guided twice": {"adapter": "weights", "guidance_weight": 2.0},
-    "weights, natural": {"adapter": "weights", "exploration": Natural()},
-    "weights, last layer": {"adapter": "weights", "adapter_targets": ["4"]},
-    "film, 900 steps": {"exploration": Steps(900)},
+    "weights_scale_.05": {"adapter": WeightAdapter(0.05)},
+    "weights_scale_.2": {"adapter": WeightAdapter(0.2)},
+    "weights_300_steps": {"adapter": "weights", "exploration": Steps(300)},
+    "weights_900_steps": {"adapter": "weights", "exploration": Steps(900)},
+    "weights_guided_twice": {"adapter": "weights", "guidance_weight": 2.0},
+    "weights_natural": {"adapter": "weights", "exploration": Natural()},
+    "weights_last_layer": {"adapter": "weights", "adapter_targets": ["4"]},
+    "film_900_steps": {"exploration": Steps(900)},
 }
 MIXSOUP = {"exploration": MixedLoss(), "value_function": Blind(), "guidance_weight": 0.0}
 METHODS: dict[str, Callable[[Case], Result]] = {

@@ -21,7 +21,7 @@ LEAST_WON = {
     "bias": 0.88,
     "cma": 0.88,
 }
-GUIDED = {"guided": "unguided", "weights, guided": "weights, unguided"}
+GUIDED = {"guided": "unguided", "weights_guided": "weights_unguided"}
 SIGNS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 

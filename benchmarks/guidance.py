@@ -21,8 +21,8 @@ TASKS = GUIDANCE_TASKS
 METHODS: dict[str, dict] = {
     "guided": {},
     "unguided": {"guidance_weight": 0.0},
-    "weights, guided": {"adapter": "weights"},
-    "weights, unguided": {"adapter": "weights", "guidance_weight": 0.0},
+    "weights_guided": {"adapter": "weights"},
+    "weights_unguided": {"adapter": "weights", "guidance_weight": 0.0},
 }
 KEY = ["task", "seed", "method"]
 ABOUT_TASK = ["ground", "opaque", "budget", "deep", "half"]
