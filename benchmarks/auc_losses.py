@@ -32,7 +32,9 @@ def libauc(problem: Problem, budget: int, seed: int, metric: str) -> Outcome:
     phi = torch.zeros(1, problem.adapted.n_params, requires_grad=True)
     if metric == "auroc":
         criterion = AUCMLoss(version="v2", device="cpu")
-        optimizer = PESG([phi], criterion, lr=LR, mode="adam", device="cpu", verbose=False)
+        # Epoch decay would pull φ towards a random vector: it expects weights, which start there.
+        plain = {"mode": "adam", "epoch_decay": 0.0, "device": "cpu", "verbose": False}
+        optimizer = PESG([phi], criterion, lr=LR, **plain)
     else:
         criterion = APLoss(problem.n_rows, device="cpu")
         optimizer = SOAP([phi], lr=LR, mode="adam", device="cpu", verbose=False)

@@ -26,6 +26,7 @@ SHIFT_OBSERVATIONS = 24  # what mixbias leaves for its closing search
 SHIFT_GRID = np.array([-2.0, -1.0, -0.5, 0.5, 1.0, 2.0])
 SHIFT_DECAY = 0.6
 OBSERVATIONS_PER_TRIAL = 10
+MANY = 2000  # about as many calls of the scorer as the finetuner makes, on all rows
 
 DrawRows = Callable[[Problem, torch.Generator], Tensor]
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -121,6 +122,7 @@ BASELINES: dict[str, Callable[[Problem, int, int], Outcome]] = {
     "cma_.02": partial(cma_es, sigma=0.02),
     "cma_.05": partial(cma_es, sigma=0.05),
     "cma_.1": partial(cma_es, sigma=0.1),
+    "cma_2000": lambda problem, budget, seed: cma_es(problem, MANY, seed, sigma=0.05),
     "tpe": tpe,
 }
 

@@ -26,7 +26,7 @@ SIGNS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.g
 
 
 def in_setting(runs: pd.DataFrame, setting: str) -> pd.DataFrame:
-    """Runs of a setting, with those of methods that never read validation labels."""
+    """Runs of a setting, with those of methods that count in both."""
     return runs[runs["setting"].isin([setting, "either"])]
 
 
@@ -153,7 +153,7 @@ def targets(
         name = "guidance, on its own ground"
         asked += [
             (f"{name}: runs won", ">=", 0.65, _won(guided, "guided", "unguided")),
-            (f"{name}: p over tasks", "<", 0.01, told["p"] if told["difference"] > 0 else 1.0),
+            (f"{name}: p over data sets", "<", 0.01, told["p"] if told["difference"] > 0 else 1.0),
         ]
     rows = {name: _held_to(sign, level, value) for name, sign, level, value in asked}
     return pd.DataFrame.from_dict(rows, orient="index")

@@ -25,7 +25,7 @@ METHODS: dict[str, dict] = {
     "weights_unguided": {"adapter": "weights", "guidance_weight": 0.0},
 }
 KEY = ["task", "seed", "method"]
-ABOUT_TASK = ["ground", "opaque", "budget", "deep", "half"]
+ABOUT_TASK = ["dataset", "ground", "opaque", "budget", "deep", "half"]
 SCORES = ["metric", "base_score", "test_score", "gain", "val_claimed_gain", "n_observations"]
 COLUMNS = [*KEY, *ABOUT_TASK, *SCORES, "fit_seconds", "cpu_seconds", "versions", "commit"]
 

@@ -202,8 +202,8 @@ _PAGE_COSTS = MoneyScorer(
 )
 
 
-# Columns of the data sets. Features that are not 0 or 1 are standardised: 0 is the mean length.
-_ADULT_MALE, _THYROID_FEMALE, _MAIL_LENGTH = 62, 2, 56
+# Columns of the data sets: 0 or 1, or standardised, as a mail's number of capital letters is.
+_ADULT_MALE, _THYROID_FEMALE, _MAIL_CAPITALS = 62, 2, 56
 
 
 def _on_probability(metric: Callable, **options) -> Callable:
@@ -223,8 +223,8 @@ SCORERS: dict[str, Callable] = {
     "adult_worst_sex_f1": WorstGroupScorer(f_beta, _ADULT_MALE, 0.5),
     "adult_equalised_odds": EqualisedOddsScorer(_ADULT_MALE, 0.5),
     "thyroid_worst_sex_f1": WorstGroupScorer(macro_f1, _THYROID_FEMALE, 0.5),
-    "mail_worst_length_f1": WorstGroupScorer(f_beta, _MAIL_LENGTH, 0.0),
-    "mail_cost": CostPerRowScorer(_MAIL_LENGTH, found=5.0, missed=1.0),
+    "mail_worst_capitals_f1": WorstGroupScorer(f_beta, _MAIL_CAPITALS, 0.0),
+    "mail_cost": CostPerRowScorer(_MAIL_CAPITALS, found=5.0, missed=1.0),
     "page_cost": _PAGE_COSTS,
     "thyroid_cost": _THYROID_COSTS,
 }
@@ -235,6 +235,6 @@ def best_score(metric: str) -> float:
     return 0.0 if isinstance(SCORERS[metric], (MoneyScorer, CostPerRowScorer)) else 1.0
 
 
-def reads_probabilities(metric: str) -> bool:
-    """Whether the metric ranks rows, so that no threshold changes it."""
-    return getattr(SCORERS[metric], "_response_method", None) == "predict_proba"
+def judges_decisions(metric: str) -> bool:
+    """Whether ``make_scorer`` made it, from decisions: what threshold tuners ask for."""
+    return getattr(SCORERS[metric], "_response_method", None) == "predict"

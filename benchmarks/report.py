@@ -10,37 +10,39 @@ from benchmarks.metrics import best_score
 
 TOLERANCE = 1e-9  # scores closer than this are a tie
 HARM = 0.01
+LEAST_HEADROOM = 0.01  # so that a loss next to the best possible score is not infinite
 
 
 def with_share(runs: pd.DataFrame) -> pd.DataFrame:
     """Add each run's gain as a share of what is possible, and whether its metric ends at 1."""
     best = runs["metric"].map(best_score)
-    headroom = best - runs["base_score"]
-    share = (runs["gain"] / headroom).where(headroom > TOLERANCE)
-    return runs.assign(bounded=best == 1.0, share=share)
+    headroom = (best - runs["base_score"]).clip(lower=LEAST_HEADROOM)
+    return runs.assign(bounded=best == 1.0, share=runs["gain"] / headroom)
 
 
 def duel(ours: pd.DataFrame, rival: pd.DataFrame, on: list[str]) -> dict[str, float]:
-    """Compare two methods run by run and, tested, task by task.
+    """Compare two methods run by run and, tested, data set by data set.
 
     Parameters
     ----------
     ours, rival : DataFrame
-        With columns ``task``, ``test_score`` and ``share``.
+        With columns ``task``, ``dataset``, ``test_score`` and ``share``.
     on : list of str
         Columns that say which runs belong together.
 
     Returns
     -------
     dict
-        ``won``, ``tied`` and ``lost`` runs, ``tasks won`` and ``tasks lost``, the mean
-        ``difference`` of shares, its standard error ``se`` over tasks, and ``p`` of Wilcoxon's
-        signed rank test over tasks.
+        ``won``, ``tied`` and ``lost`` runs, ``tasks won`` and ``tasks lost``. Over data sets, which
+        unlike tasks share no rows: the mean ``difference`` of shares, its standard error ``se``
+        and ``p`` of Wilcoxon's signed rank test.
     """
     pairs = ours.merge(rival, on=on, suffixes=("", "_rival"))
     difference = pairs["test_score"] - pairs["test_score_rival"]
-    of_task = (pairs["share"] - pairs["share_rival"]).groupby(pairs["task"]).mean()
-    decided = of_task.abs() > TOLERANCE
+    shares = pairs["share"] - pairs["share_rival"]
+    of_task = shares.groupby(pairs["task"]).mean()
+    of_data = shares.groupby(pairs["dataset"]).mean()
+    decided = of_data[of_data.abs() > TOLERANCE]
     won, lost = int((difference > TOLERANCE).sum()), int((difference < -TOLERANCE).sum())
     return {
         "won": won,
@@ -48,9 +50,9 @@ def duel(ours: pd.DataFrame, rival: pd.DataFrame, on: list[str]) -> dict[str, fl
         "lost": lost,
         "tasks won": int((of_task > TOLERANCE).sum()),
         "tasks lost": int((of_task < -TOLERANCE).sum()),
-        "difference": of_task.mean(),
-        "se": of_task.std() / np.sqrt(len(of_task)),
-        "p": wilcoxon(of_task).pvalue if decided.any() else np.nan,
+        "difference": of_data.mean(),
+        "se": of_data.std() / np.sqrt(len(of_data)),
+        "p": wilcoxon(decided).pvalue if len(decided) else np.nan,
     }
 
 

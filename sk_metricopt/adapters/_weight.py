@@ -19,7 +19,7 @@ class WeightAdapter(BaseAdapter):
 
     Parameters
     ----------
-    scale : float, default=0.1
+    scale : float, default=0.2
         Increment of a weight for a φ of 1, so that the learning rate of `FiLMAdapter`, which
         multiplies weights, suits this one too.
 
@@ -43,7 +43,7 @@ class WeightAdapter(BaseAdapter):
 
     host_types = AFFINE
 
-    def __init__(self, scale: float = 0.1):
+    def __init__(self, scale: float = 0.2):
         self.scale = scale
 
     def prepare(self, host: nn.Module) -> None:
