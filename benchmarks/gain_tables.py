@@ -26,8 +26,10 @@ SIGNS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.g
 
 
 def in_setting(runs: pd.DataFrame, setting: str) -> pd.DataFrame:
-    """Runs of a setting, with those of methods that count in both."""
-    return runs[runs["setting"].isin([setting, "either"])]
+    """Runs that ours has in a setting, with those of methods that count in both."""
+    of_setting = runs[runs["setting"].isin([setting, "either"])]
+    ours = runs[(runs["setting"] == setting) & (runs["method"] == "ours")]
+    return of_setting.merge(ours[[*RUN, "budget"]].drop_duplicates(), on=[*RUN, "budget"])
 
 
 def best_cma(design: pd.DataFrame) -> str:
@@ -49,15 +51,34 @@ def average_ranks(runs: pd.DataFrame, methods: tuple[str, ...] = RANKED) -> pd.S
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per method, best mean share of the possible gain first."""
-    ours, ranks = runs[runs["method"] == "ours"], average_ranks(runs)
+    """One row per method that has all runs, best mean share of the possible gain first."""
+    ours, ranks = _of(runs, "ours"), average_ranks(runs)
     rows = {
         method: _summary(part) | {"rank": _plain(ranks.get(method))} | _against(ours, part, method)
         for method, part in runs.groupby("method")
+        if len(part) == len(ours)
     }
     table = pd.DataFrame.from_dict(rows, orient="index").sort_values("share", ascending=False)
     table["share"] = table["share"].map("{:+.3f}".format)
     return table.rename(columns={"share": "gain/(best-base)"})
+
+
+def partial_summary(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per method that has only some runs, beside ours on the same."""
+    ours = _of(runs, "ours")
+    rows = {}
+    for method, part in runs.groupby("method"):
+        if len(part) < len(ours):
+            there = ours.merge(part[RUN], on=RUN)
+            rows[method] = {
+                "runs": len(part),
+                "gain/(best-base)": f"{part['share'].mean():+.3f}",
+                "ours there": f"{there['share'].mean():+.3f}",
+                "harmed": f"{(part['gain'] < -TOLERANCE).mean():.2f}",
+                "CPU s": f"{part['cpu_seconds'].median():.2f}",
+                **_against(ours, part, method),
+            }
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def _plain(rank: float | None) -> str:
@@ -74,6 +95,7 @@ def _summary(part: pd.DataFrame) -> dict[str, object]:
         f"harmed > {HARM}": f"{(bounded < -HARM).mean():.2f}",
         "worst 5%": f"{bounded.quantile(0.05):+.4f}",
         "changed": f"{part['improved'].mean():.2f}",
+        "calls": f"{part['n_scorer_calls'].median():.0f}",
         "CPU s": f"{part['cpu_seconds'].median():.2f}",
     }
 
@@ -184,8 +206,7 @@ def _of(runs: pd.DataFrame, method: str) -> pd.DataFrame:
     return runs[runs["method"] == method]
 
 
-def budgets(runs: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
-    """Mean share of the possible gain by method (rows) and budget, over runs that have all."""
+def budgets(runs: pd.DataFrame) -> pd.DataFrame:
+    """Share of the possible gain, a row per run that has all (method, budget); empty for one B."""
     wide = runs.pivot_table(index=RUN, columns=["method", "budget"], values="share").dropna()
-    means = wide.mean().unstack()
-    return means.loc[[method for method in methods if method in means.index]]
+    return wide if runs["budget"].nunique() > 1 else wide.iloc[:0]
