@@ -12,10 +12,10 @@ import pandas as pd
 import scikit_posthocs
 from scipy.stats import friedmanchisquare
 
-INK, OURS = "#555555", "#0072b2"  # Okabe and Ito's blue
+INK, OURS, OURS_TOO = "#555555", "#0072b2", "#56b4e9"  # Okabe and Ito's blues
 LOOKS = {
     "ours": (OURS, "o-"),
-    "ours_weights": ("#56b4e9", "P-"),
+    "ours_weights": (OURS_TOO, "P-"),
     "mixbias": ("#d55e00", "s--"),
     "mixloss": ("#e69f00", "v--"),
     "bias": ("#009e73", "^:"),
@@ -90,8 +90,9 @@ def gains_of_tasks(shares: pd.DataFrame, rivals: list[str], path: Path) -> None:
     order = shares.sort_values("ours").index
     figure, ax = plt.subplots(figsize=(8, 0.5 + 0.3 * len(order)), layout="constrained")
     for method, marker in zip(rivals, "sv^Dx*", strict=False):
-        at = shares.loc[order, method]
-        ax.plot(at, range(len(order)), marker, color=INK, ms=5, mfc="none", label=method)
+        at, own = shares.loc[order, method], method.startswith("ours")
+        look = {"color": OURS if own else INK, "mfc": OURS_TOO if own else "none"}
+        ax.plot(at, range(len(order)), marker, ms=6 if own else 5, label=method, **look)
     ax.plot(shares.loc[order, "ours"], range(len(order)), "o", color=OURS, ms=7, label="ours")
     ax.set_yticks(range(len(order)), order)
     ax.axvline(0, color="black", lw=0.8)

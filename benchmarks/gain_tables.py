@@ -54,7 +54,10 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
     """One row per method that has all runs, best mean share of the possible gain first."""
     ours, ranks = _of(runs, "ours"), average_ranks(runs)
     rows = {
-        method: _summary(part) | {"rank": _plain(ranks.get(method))} | _against(ours, part, method)
+        method: _summary(part)
+        | {"rank": _plain(ranks.get(method))}
+        | _against(runs, part, "ours")
+        | _against(runs, part, "ours_weights")
         for method, part in runs.groupby("method")
         if len(part) == len(ours)
     }
@@ -76,7 +79,8 @@ def partial_summary(runs: pd.DataFrame) -> pd.DataFrame:
                 "ours there": f"{there['share'].mean():+.3f}",
                 "harmed": f"{(part['gain'] < -TOLERANCE).mean():.2f}",
                 "CPU s": f"{part['cpu_seconds'].median():.2f}",
-                **_against(ours, part, method),
+                **_against(runs, part, "ours"),
+                **_against(runs, part, "ours_weights"),
             }
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -100,14 +104,15 @@ def _summary(part: pd.DataFrame) -> dict[str, object]:
     }
 
 
-def _against(ours: pd.DataFrame, rival: pd.DataFrame, method: str) -> dict[str, str]:
-    if method == "ours" or ours.empty:
-        return {"W/T/L of ours": "", "tasks W/L": "", "p": ""}
-    told = duel(ours, rival, RUN)
+def _against(runs: pd.DataFrame, rival: pd.DataFrame, ours: str) -> dict[str, str]:
+    """How often one of ours won, and the p of the difference."""
+    mine, name = _of(runs, ours), rival["method"].iloc[0]
+    if mine.empty or name == ours:
+        return {f"W/T/L of {ours}": "", f"p, {ours}": ""}
+    told = duel(mine, rival, RUN)
     return {
-        "W/T/L of ours": f"{told['won']}/{told['tied']}/{told['lost']}",
-        "tasks W/L": f"{told['tasks won']}/{told['tasks lost']}",
-        "p": "" if np.isnan(told["p"]) else f"{told['p']:.2g}",
+        f"W/T/L of {ours}": f"{told['won']}/{told['tied']}/{told['lost']}",
+        f"p, {ours}": "" if np.isnan(told["p"]) else f"{told['p']:.2g}",
     }
 
 
@@ -148,6 +153,13 @@ def _guided(part: pd.DataFrame, unguided: pd.DataFrame) -> dict[str, object]:
     }
 
 
+def as_ours(runs: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Let one of our variants, with its guards, stand for ours."""
+    names = {f"{name}{guard}": f"ours{guard}" for guard in ("", "_z0", "_z1.64")}
+    kept = runs[runs["method"].isin(names) | ~runs["method"].str.startswith("ours")]
+    return kept.assign(method=kept["method"].replace(names))
+
+
 def targets(
     labelled: pd.DataFrame, opaque: pd.DataFrame, guided: pd.DataFrame | None
 ) -> pd.DataFrame:
@@ -170,7 +182,6 @@ def targets(
         ("CPU seconds of a run on an MLP", "<", 1, _seconds_on_mlp(labelled)),
     ]
     if guided is not None:
-        guided = guided[guided["half"] == "confirm"]
         told = duel(_of(guided, "guided"), _of(guided, "unguided"), RUN)
         name = "guidance, on its own ground"
         asked += [
