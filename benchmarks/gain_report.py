@@ -149,6 +149,7 @@ GUIDED = """## Guidance on its own ground
 The same finetuning with guidance_weight 1 and 0, guard off, with the default adapter and with
 adapter = "weights"; {n_seeds} seeds. Tasks where labels are opaque, observations few, groups or
 rows weigh differently, training rows come from elsewhere, or adapters sit on all layers of a CNN.
+Errors are over data sets.
 """
 
 

@@ -145,12 +145,16 @@ def _guided(part: pd.DataFrame, unguided: pd.DataFrame) -> dict[str, object]:
     return {
         "tasks": part["task"].nunique(),
         "share of gain": f"{part['share'].mean():+.3f}",
-        "minus unguided": f"{told['difference']:+.4f} ± {told['se']:.4f}",
+        "minus unguided": f"{told['difference']:+.4f}" + _give_or_take(told["se"]),
         "W/T/L": f"{told['won']}/{told['tied']}/{told['lost']}",
         "won": f"{told['won'] / decided:.0%}" if decided else "",
         "tasks W/L": f"{told['tasks won']}/{told['tasks lost']}",
         "p": "" if np.isnan(told["p"]) else f"{told['p']:.2g}",
     }
+
+
+def _give_or_take(se: float) -> str:
+    return "" if np.isnan(se) else f" ± {se:.4f}"
 
 
 def as_ours(runs: pd.DataFrame, name: str) -> pd.DataFrame:

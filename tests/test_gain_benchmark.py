@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from sklearn.frozen import FrozenEstimator
 
-from benchmarks import gain, run
+from benchmarks import gain, gain_report, run
 from benchmarks.baselines import BASELINES
-from benchmarks.gain_report import compose
 from benchmarks.gain_tables import as_ours, average_ranks, budgets, targets
 from benchmarks.gain_tasks import GAIN_TASKS, GUIDANCE_TASKS
 from benchmarks.metrics import SCORERS
@@ -258,7 +259,7 @@ def test_the_report_is_a_page_with_plots(tmp_path):
         for adapter in ("", "weights_")
         for method, by in ((f"{adapter}guided", 0.1 + i / 100), (f"{adapter}unguided", 0.05))
     )
-    page = compose(runs, with_share(guided), tmp_path)
+    page = gain_report.compose(runs, with_share(guided), tmp_path)
     assert "| ours |" in page and "cma_.05" not in page.split("## Labelled")[1]
     assert "| opaque, guided | 6 |" in page
     for name in ("gain_ranks", "gain_tasks"):
@@ -269,3 +270,11 @@ def test_splits_of_built_in_data_have_three_roles():
     split = load_split(Task("digits", "macro_f1", "design", noise=0.2), seed=0)
     assert isinstance(split, Split)
     assert len(split.y_train) > len(split.y_val) > 300
+
+
+def test_the_page_is_what_the_report_makes_of_its_rows(tmp_path):
+    folder = Path(__file__).parent.parent / "docs" / "benchmarks"
+    rows = [str(folder / f"{name}.csv") for name in ("gain", "guidance")]
+    gain_report.main([*rows, "--docs", str(tmp_path)])
+    made = (tmp_path / "benchmarks" / "gain.md").read_text("utf-8")
+    assert made == (folder / "gain.md").read_text("utf-8")
