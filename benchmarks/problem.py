@@ -82,17 +82,12 @@ class Problem:
 
 
 @dataclass
-class Outcome:
-    """The record of a baseline: every observed score, and the point that scored best."""
+class Record:
+    """What a search observed, as far as its budget goes; the first is the model as it came."""
 
-    problem: Problem
+    problem: Any
     budget: int
     scores: list[float] = field(default_factory=list)
-    phi: Tensor = field(init=False)
-    shift: Tensor = field(init=False)
-
-    def __post_init__(self):
-        self.observe(torch.zeros(self.problem.adapted.n_params))
 
     @property
     def left(self) -> int:
@@ -109,6 +104,17 @@ class Outcome:
     @property
     def changed(self) -> bool:
         return self.best_score > self.initial_score
+
+
+@dataclass
+class Outcome(Record):
+    """The record of a baseline: every observed score, and the point that scored best."""
+
+    phi: Tensor = field(init=False)
+    shift: Tensor = field(init=False)
+
+    def __post_init__(self):
+        self.observe(torch.zeros(self.problem.adapted.n_params))
 
     def val_log_scores(self, phi: Tensor) -> Tensor:
         with torch.no_grad():

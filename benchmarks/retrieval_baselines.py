@@ -18,6 +18,7 @@ import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 from torch import Tensor
 
+from benchmarks.problem import Record
 from benchmarks.tasks import Split
 from sk_metricopt import EmbeddingRetriever
 from sk_metricopt._adapted import AdaptedNet
@@ -86,32 +87,13 @@ class Problem:
 
 
 @dataclass
-class Outcome:
+class Outcome(Record):
     """The record of a baseline: every observed score, and the φ that scored best."""
 
-    problem: Problem
-    budget: int
-    scores: list[float] = field(default_factory=list)
     phi: Tensor = field(init=False)
 
     def __post_init__(self):
         self.observe(torch.zeros(1, self.problem.adapted.n_params))
-
-    @property
-    def left(self) -> int:
-        return self.budget - len(self.scores)
-
-    @property
-    def initial_score(self) -> float:
-        return self.scores[0]
-
-    @property
-    def best_score(self) -> float:
-        return max(self.scores)
-
-    @property
-    def changed(self) -> bool:
-        return self.best_score > self.initial_score
 
     def observe(self, phi: Tensor) -> list[float]:
         """Score each φ of (J, n_params), as far as the budget goes."""

@@ -60,6 +60,9 @@ def speed_jobs(options: argparse.Namespace, done: set) -> list[tuple]:
     """One job per task that has no rows yet."""
     known = {key[0] for key in done}
     names = speed.TASKS if options.tasks == "all" else options.tasks.split(",")
+    unknown = sorted(set(names) - set(speed.TASKS))
+    if unknown:
+        raise ValueError(f"unknown tasks {unknown}; choose from {list(speed.TASKS)}")
     return [(name, options.repeats) for name in names if name not in known]
 
 

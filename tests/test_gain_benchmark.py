@@ -168,6 +168,7 @@ def test_a_run_goes_on_where_it_was(tmp_path, monkeypatch):
         (["--methods", "magic"], "unknown names"),
         (["--tasks", "magic"], "'tasks' option"),
         (["--tasks", "spambase/f1"], "SK_METRICOPT_DATA_HOME"),
+        (["--suite", "speed", "--tasks", "magic"], "unknown tasks ['magic']"),
     ],
 )
 def test_what_cannot_be_run_is_named(arguments, message, tmp_path, monkeypatch, capsys):
