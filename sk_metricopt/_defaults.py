@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 
+from torch import nn
+
 from sk_metricopt.adapters import BaseAdapter, FiLMAdapter, WeightAdapter
 from sk_metricopt.exploration import BaseExploration, PortfolioExploration, RetrievalExploration
 from sk_metricopt.value_functions import (
@@ -14,10 +16,24 @@ from sk_metricopt.value_functions import (
 )
 from sk_metricopt.value_functions._base import cannot_start_warm
 
+_FEW_WEIGHTS = 2**16  # of a net; a fit holds several hundred φ
 
-def adapter_of(given) -> BaseAdapter:
-    """Return the adapter that a parameter stands for, {"film", "weights"} or itself."""
+
+def adapter_of(given, module: nn.Module, compact: bool) -> BaseAdapter:
+    """Return the adapter that a parameter stands for, or itself.
+
+    Parameters
+    ----------
+    given : {"auto", "film", "weights"} or BaseAdapter
+    module : torch.nn.Module
+        What is to be adapted.
+    compact : bool
+        Whether "auto" is to be compact however few weights there are.
+    """
     named = {"film": FiLMAdapter, "weights": WeightAdapter}
+    if given == "auto":
+        few = sum(weight.numel() for weight in module.parameters()) <= _FEW_WEIGHTS
+        given = "weights" if few and not compact else "film"
     return named[given]() if isinstance(given, str) else given
 
 

@@ -66,9 +66,10 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         One metric: a scorer's name, an object made by ``make_scorer`` or a callable
         ``scorer(estimator, X, y)``. Greater is better. None is the estimator's own score: accuracy,
         or recall@1 of a retriever.
-    adapter : {"film", "weights"} or BaseAdapter, default="film"
+    adapter : {"auto", "film", "weights"} or BaseAdapter, default="auto"
         What φ does to a host layer. "film" scales and shifts each channel; "weights" moves every
-        weight, which gains more in nets of some thousand weights, and takes as many parameters.
+        weight, which gains more in small nets, and takes as many parameters. "auto" is "weights" in
+        classifiers of up to 65,536 weights whose value function does not read φ, else "film".
     adapter_targets : {"auto", "all"} or list of str, default="auto"
         Host layers, by name or shell-style pattern. "all" is every layer that can host; "auto"
         leaves out layers that feed a normalisation and all but the last stage of a convolutional
@@ -138,6 +139,8 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         Number of features, for two-dimensional `X`.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, where `X` has string column names.
+    adapter_ : BaseAdapter
+        What was adapted with.
     adapter_params_ : ndarray of shape (n_params,)
         φ; zero unless `improved_`.
     value_function_ : BaseValueFunction
@@ -212,7 +215,7 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
     _parameter_constraints: dict = {
         "estimator": [HasMethods(["fit", "predict"]), torch.nn.Module],
         "scoring": "no_validation",  # check_one_metric says more than a list of all names
-        "adapter": [StrOptions({"film", "weights"}), BaseAdapter],
+        "adapter": [StrOptions({"auto", "film", "weights"}), BaseAdapter],
         "adapter_targets": [StrOptions({"auto", "all"}), list],
         "value_function": [StrOptions({"auto", "adapter"}), BaseValueFunction],
         "exploration": [StrOptions({"auto"}), BaseExploration],
@@ -243,7 +246,7 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         estimator,
         *,
         scoring=None,
-        adapter="film",
+        adapter="auto",
         adapter_targets="auto",
         value_function="auto",
         exploration="auto",
@@ -418,8 +421,9 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         self._deploy(subject, data, result, observer)
 
     def _task(self, subject: Subject, data: Data, use_validation_labels: bool, seed: int) -> Task:
-        adapter, example = adapter_of(self.adapter), data.X[:64]
-        adapted = AdaptedNet(subject.bridge, adapter, self.adapter_targets, example)
+        compact = is_retriever(self.estimator) or not self._value_function().reads_rows
+        adapter = adapter_of(self.adapter, subject.bridge.module, compact)
+        adapted = AdaptedNet(subject.bridge, adapter, self.adapter_targets, data.X[:64])
 
         def model_of(estimator) -> MetricOptFinetuner:
             model = copy.copy(self)

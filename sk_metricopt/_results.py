@@ -90,6 +90,7 @@ def set_finetuned(
         estimator.estimator_ = subject.deployed(adapted.fold(phi))
     else:
         estimator.initial_estimator_ = estimator.estimator_ = subject.deployed(None)
+    estimator.adapter_ = adapted.adapter
     estimator.adapter_params_ = phi.cpu().numpy()
     estimator.value_function_ = observer.value_function
     estimator.score_noise_ = observer.engine.noise

@@ -21,7 +21,6 @@ from torch import nn
 
 from sk_metricopt import EmbeddingRetriever, MetricOptFinetuner, PostShiftClassifier
 from sk_metricopt._adapted import AdaptedNet
-from sk_metricopt._defaults import adapter_of
 from sk_metricopt._embedding_net import EmbeddingBridge
 from sk_metricopt._skorch import NetBridge
 from sk_metricopt.adapters import BaseAdapter
@@ -81,10 +80,9 @@ def with_params(estimator, params, X):
     other.adapter_params_ = np.asarray(params, np.float32)
     source = estimator.estimator
     net = source.estimator if isinstance(source, FrozenEstimator) else None
-    adapter = adapter_of(estimator.adapter)
     searches = isinstance(net, EmbeddingRetriever)
     bridge = EmbeddingBridge(net.estimator_, net.metric) if searches else NetBridge(net)
-    folded = AdaptedNet(bridge, adapter, estimator.adapter_targets, X[:8]).fold(
+    folded = AdaptedNet(bridge, estimator.adapter_, estimator.adapter_targets, X[:8]).fold(
         torch.from_numpy(other.adapter_params_)
     )
     deployed = estimator.estimator_
@@ -348,11 +346,12 @@ def test_a_net_that_was_trained_on_since_is_refused(multiclass):
 def test_other_hosts_and_other_adapters_are_refused(multiclass):
     estimator, X = multiclass
     last = copy.copy(estimator).set_params(adapter_targets=["7"])
-    last = with_params(last, np.ones(6), X)
+    last = with_params(last, np.ones(8 * 3 + 3), X)
     with pytest.raises(ValueError, match=r"adapts the layers \['7'\]"):
         to_onnx(estimator, X, adapters={"last": last})
-    shifted = copy.copy(estimator).set_params(adapter=ShiftAdapter())
-    with pytest.raises(ValueError, match="another adapter: 'ShiftAdapter', not 'FiLMAdapter'"):
+    shifted = copy.copy(estimator)
+    shifted.adapter_ = ShiftAdapter()
+    with pytest.raises(ValueError, match="another adapter: 'ShiftAdapter', not 'WeightAdapter'"):
         to_onnx(estimator, X, adapters={"shifted": shifted})
     changed = copy.copy(estimator).set_params(adapter_targets=["7"])
     with pytest.raises(ValueError, match="parameters where its adapter and adapter_targets ask"):

@@ -28,6 +28,7 @@ from torch import nn
 from sk_metricopt import MetricOptFinetuner
 from sk_metricopt._candidate import Candidate
 from sk_metricopt._skorch import NetBridge
+from sk_metricopt.adapters import FiLMAdapter, WeightAdapter
 from sk_metricopt.value_functions import BehaviourValueFunction
 from tests.nets import (
     CNN,
@@ -72,6 +73,33 @@ def fast(estimator=None, **params):
 
 def frozen(net=None, X=X, y=Y):
     return FrozenEstimator(trained(classifier() if net is None else net, X, y))
+
+
+# which adapter ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "params, adapter",
+    [
+        ({}, WeightAdapter),
+        ({"adapter": "weights"}, WeightAdapter),
+        ({"adapter": "film"}, FiLMAdapter),
+        ({"value_function": "adapter"}, FiLMAdapter),  # it reads φ, which is to be compact
+        ({"value_function": "adapter", "adapter": "weights"}, WeightAdapter),
+    ],
+)
+def test_weights_adapt_in_a_small_classifier_unless_the_value_function_reads_phi(params, adapter):
+    finetuner = fast(frozen(), max_observations=8, **params).fit(X, Y)
+    assert type(finetuner.adapter_) is adapter
+
+
+@pytest.mark.parametrize(
+    "hidden, adapter", [((2**16 - 2) // 9, WeightAdapter), ((2**16 - 2) // 9 + 1, FiLMAdapter)]
+)
+def test_scale_and_shift_adapt_in_a_net_of_more_than_65536_weights(hidden, adapter):
+    net = nn.Sequential(nn.Linear(6, hidden), nn.Linear(hidden, 2))  # 9 weights a unit, and 2
+    finetuner = fast(net, max_observations=2).fit(X, Y)
+    assert type(finetuner.adapter_) is adapter
 
 
 # what the estimator is --------------------------------------------------------------------------
@@ -139,7 +167,7 @@ def test_fitted_attributes():
     assert finetuner.classes_.tolist() == [0, 1]
     assert finetuner.n_features_in_ == 6
     assert finetuner.scorer_ is log_likelihood
-    assert finetuner.adapter_params_.shape == (2 * (8 + 2),)
+    assert finetuner.adapter_params_.shape == (6 * 8 + 8 + 8 * 2 + 2,)
     assert isinstance(finetuner.adapter_params_, np.ndarray)
     assert isinstance(finetuner.value_function_, BehaviourValueFunction)
     assert finetuner.improved_ is True and finetuner.verdict_.startswith("finetuned")

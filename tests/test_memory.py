@@ -21,6 +21,11 @@ def allowed_per_row(n_classes, n_kept):
     return 1800 + 8 * (N_FEATURES + WIDTH) + 4 * n_classes * (30 + n_kept) + 8 * n_kept
 
 
+def allowed_per_param(max_observations):
+    """Bytes per entry of φ, as stated there."""
+    return 1200 + 20 * max_observations
+
+
 # A process that has imported everything and fitted once, so that what it grows by is the data's.
 PROLOGUE = f"""
 import warnings; warnings.simplefilter("ignore")
@@ -42,10 +47,10 @@ def rows(n, n_classes):
 def accuracy(estimator, X, y):
     return float((estimator.predict(X) == y).mean())
 
-def fit(n, n_classes, max_observations):
+def fit(n, n_classes, max_observations, width={WIDTH}):
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Linear({N_FEATURES}, {WIDTH}), nn.ReLU(), nn.Linear({WIDTH}, n_classes)
+        nn.Linear({N_FEATURES}, width), nn.ReLU(), nn.Linear(width, n_classes)
     )
     est = MetricOptFinetuner(
         net, scoring=accuracy, max_observations=max_observations, random_state=0,
@@ -83,6 +88,14 @@ def test_memory_grows_with_validation_rows_as_stated(n_classes):
     few, many = 20_000, 80_000
     growth = grown(many, n_classes, 14) - grown(few, n_classes, 14)
     assert growth / (many - few) < allowed_per_row(n_classes, 14)
+
+
+def test_memory_grows_with_adapter_parameters_and_observations_as_stated():
+    width, max_observations = 2_800, 60
+    n_params = (N_FEATURES + 1) * width + 2 * width + 2
+    assert n_params <= 2**16  # so that all of them adapt
+    code = f"fit(300, 2, 10); print(fit(300, 2, {max_observations}, {width}))\n"
+    assert n_params * 20 * max_observations < printed(code) < n_params * allowed_per_param(60)
 
 
 @pytest.mark.slow

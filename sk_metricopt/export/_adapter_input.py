@@ -14,11 +14,9 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from torch import nn
 
-from sk_metricopt import _defaults
 from sk_metricopt._finetuner import MetricOptFinetuner
 from sk_metricopt._retriever import EmbeddingRetriever
 from sk_metricopt._skorch import NetBridge
-from sk_metricopt.adapters import BaseAdapter
 from sk_metricopt.exceptions import AdapterError
 from sk_metricopt.export._adapted_module import AdaptedModule, bare
 from sk_metricopt.export._graph_edit import rename_value
@@ -264,7 +262,7 @@ def _check_like(finetuner, first, name: str) -> None:
     for what, of in (
         ("kind of output", lambda f: own_source(f).outputs),
         ("classes", lambda f: getattr(f, "classes_", np.empty(0)).tolist()),
-        ("adapter", lambda f: type(_adapter(f)).__name__),
+        ("adapter", lambda f: type(f.adapter_).__name__),
         ("decision rule", lambda f: own_source(f).properties()),
     ):
         if of(finetuner) != of(first):
@@ -298,10 +296,6 @@ def _embedder(retriever: EmbeddingRetriever, frozen: bool) -> tuple[Any, bool]:
     return answering(inner), isinstance(inner, FrozenEstimator)
 
 
-def _adapter(finetuner: MetricOptFinetuner) -> BaseAdapter:
-    return _defaults.adapter_of(finetuner.adapter)
-
-
 def _params(finetuner: MetricOptFinetuner) -> np.ndarray:
     return np.asarray(finetuner.adapter_params_, dtype=np.float32)
 
@@ -309,7 +303,7 @@ def _params(finetuner: MetricOptFinetuner) -> np.ndarray:
 def _adapted(finetuner: MetricOptFinetuner, name: str, example: torch.Tensor) -> AdaptedModule:
     try:
         return AdaptedModule(
-            _backbone(finetuner, name), _adapter(finetuner), finetuner.adapter_targets, example
+            _backbone(finetuner, name), finetuner.adapter_, finetuner.adapter_targets, example
         )
     except AdapterError as exc:  # as the parameters of the finetuner are now
         raise _other(name, f"one whose hosts cannot be found any more: {exc}") from exc
