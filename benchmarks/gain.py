@@ -90,6 +90,10 @@ class Case:
         return Problem(self.net, self.task.scorer, self.split)
 
     @cached_property
+    def weights_problem(self) -> Problem:
+        return Problem(self.net, self.task.scorer, self.split, WeightAdapter())
+
+    @cached_property
     def base_score(self) -> float:
         return self.test_score(self.net)
 
@@ -121,7 +125,7 @@ class Case:
 def of_outcome(case: Case, outcome: Outcome) -> Result:
     """Score the best point of a baseline on the test rows."""
     split = case.split
-    test = case.problem.score_point(outcome.phi, outcome.shift, split.X_test, split.y_test)
+    test = outcome.problem.score_point(outcome.phi, outcome.shift, split.X_test, split.y_test)
     claimed = outcome.best_score - outcome.initial_score
     return Result(test, claimed, outcome.changed, len(outcome.scores))
 
@@ -129,6 +133,11 @@ def of_outcome(case: Case, outcome: Outcome) -> Result:
 def baseline(case: Case, search: Callable[[Problem, int, int], Outcome]) -> Result:
     """Run a baseline on adapters around the net."""
     return of_outcome(case, search(case.problem, case.budget, case.seed))
+
+
+def on_weights(case: Case, search: Callable[[Problem, int, int], Outcome]) -> Result:
+    """Run a baseline on all weights of the layers, as ours does."""
+    return of_outcome(case, search(case.weights_problem, case.budget, case.seed))
 
 
 def libauc(case: Case) -> Result:
@@ -231,8 +240,8 @@ def post_shift(case: Case) -> Result:
 VARIANTS: dict[str, dict] = {
     "ours": {},
     "ours_unguided": {"guidance_weight": 0.0},
-    "ours_weights": {"adapter": "weights"},
-    "ours_weights_unguided": {"adapter": "weights", "guidance_weight": 0.0},
+    "ours_film": {"adapter": "film"},
+    "ours_film_unguided": {"adapter": "film", "guidance_weight": 0.0},
 }
 OURS: dict[str, Callable[[Case], Result]] = {
     f"{name}{suffix}": partial(finetuned, guard_z=z, **params)
@@ -249,9 +258,11 @@ ABLATIONS: dict[str, dict] = {
     "weights_last_layer": {"adapter": "weights", "adapter_targets": ["4"]},
     "film_900_steps": {"exploration": Steps(900)},
 }
+ON_WEIGHTS = ("loss", "balanced", "mixloss", "mixbias")
 MIXSOUP = {"exploration": MixedLoss(), "value_function": Blind(), "guidance_weight": 0.0}
 METHODS: dict[str, Callable[[Case], Result]] = {
     **{name: partial(baseline, search=search) for name, search in BASELINES.items()},
+    **{f"weights_{name}": partial(on_weights, search=BASELINES[name]) for name in ON_WEIGHTS},
     "weighted": retraining.weighted,
     "refit": retraining.refit,
     "weighted_refit": retraining.weighted_refit,
@@ -266,7 +277,10 @@ METHODS: dict[str, Callable[[Case], Result]] = {
     **{name: partial(finetuned, guard_z=1.0, **params) for name, params in ABLATIONS.items()},
 }
 # These read validation labels through the scorer only.
-EITHER = ("none", "bias", "loss", "balanced", "cma_.02", "cma_.05", "cma_.1", "cma_2000", "tpe")
+EITHER = (
+    *("none", "bias", "loss", "balanced", "weights_loss", "weights_balanced"),
+    *("cma_.02", "cma_.05", "cma_.1", "cma_2000", "tpe"),
+)
 BINARY = ("adult", "mammography", "phoneme", "spambase", "abalone19", "breast_cancer")
 
 
@@ -310,7 +324,7 @@ def measure(
 
 
 def _measured(case: Case, method: Callable[[Case], Result]) -> dict:
-    base = case.base_score, case.problem  # not the method's seconds
+    base = case.base_score, case.problem, case.weights_problem  # not the method's seconds
     case.borrowed[:] = 0
     started = clock()
     result = method(case)

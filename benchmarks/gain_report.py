@@ -27,15 +27,16 @@ from benchmarks.gain_tables import (
     summary,
     targets,
     with_cma,
+    with_rivals_on_weights,
 )
 from benchmarks.report import to_markdown, with_share
 
 DOCS = Path(__file__).parent.parent / "docs"
 BUDGET, MIN_RANKED = 150, 3
-SHOWN = ["ours", "ours_weights", "mixbias", "mixloss", "all_weights_mix", "refit", "weighted_refit"]
-OPAQUE_SHOWN = ["ours", "ours_unguided", "ours_weights", "loss", "balanced", "bias", "cma", "tpe"]
-OTHERS = ["ours_weights", "all_weights_mix", "refit", "weighted_refit", "tpe"]
-CURVES = ["ours", "ours_weights", "mixbias", "mixloss", "bias", "cma"]
+SHOWN = ["ours", "ours_film", "weights_mixbias", "mixbias", "all_weights_mix", "weighted_refit"]
+OPAQUE_SHOWN = ["ours", "ours_unguided", "ours_film", "weights_loss", "loss", "bias", "cma", "tpe"]
+OTHERS = ["ours_film", "weights_mixbias", "all_weights_mix", "refit", "weighted_refit", "tpe"]
+CURVES = ["ours", "ours_film", "mixbias", "mixloss", "bias", "cma"]
 HEAD = """# Gains of finetuning classifiers
 
 Made by `python -m benchmarks.run`, suites `gain` and `guidance`, and `python -m
@@ -75,10 +76,10 @@ validation rows, this is the best on rows they trained on.
 ours
 : `MetricOptFinetuner` as it comes, guard_z = 1; with 0 and 1.64 as ours_z0, ours_z1.64
 
-ours_weights...
-: the same with adapter = "weights"
+ours_film...
+: the same with adapter = "film", φ of scale and shift
 
-ours_unguided..., ours_weights_unguided...
+ours_unguided..., ours_film_unguided...
 : these with guidance_weight = 0
 
 mixsoup
@@ -92,6 +93,9 @@ loss, balanced
 
 valloss, mixloss, mixbias
 : φ on that of validation rows; on as many training as validation rows; and a bias search after it
+
+weights_loss, weights_balanced, weights_mixloss, weights_mixbias
+: the same where φ is an increment of every weight, as in ours; those above scale and shift
 
 cma_.02, cma_.05, cma_.1, cma_2000
 : CMA-ES on φ with that step size; the one that was best on the design half is called cma. The last
@@ -147,7 +151,7 @@ labelled.
 GUIDED = """## Guidance on its own ground
 
 The same finetuning with guidance_weight 1 and 0, guard off, with the default adapter and with
-adapter = "weights"; {n_seeds} seeds. Tasks where labels are opaque, observations few, groups or
+adapter = "film"; {n_seeds} seeds. Tasks where labels are opaque, observations few, groups or
 rows weigh differently, training rows come from elsewhere, or adapters sit on all layers of a CNN.
 Errors are over data sets.
 """
@@ -174,19 +178,29 @@ def compose(gain: pd.DataFrame, guided: pd.DataFrame | None, docs: Path) -> str:
 
 
 def _targets(runs: pd.DataFrame, guided: pd.DataFrame | None) -> str:
-    """Hold the default, and the same on all weights, against what was asked for."""
+    """Hold the default against what was asked for, and like against like."""
     settings = [in_setting(runs, setting) for setting in ("labelled", "opaque")]
-    tables = []
-    for name, adapter in (("ours", ""), ("ours_weights", "weights_")):
-        of_adapter = None
-        if guided is not None:
-            names = {f"{adapter}guided": "guided", f"{adapter}unguided": "unguided"}
-            of_adapter = guided[(guided["half"] == "confirm") & guided["method"].isin(names)]
-            of_adapter = of_adapter.assign(method=of_adapter["method"].map(names))
-        table = targets(*(as_ours(part, name) for part in settings), of_adapter)
-        tables.append(table.rename(columns={"measured": name, "met": f"{name} met"}))
-    both = pd.concat([tables[0], tables[1].drop(columns="asked")], axis=1)
-    return to_markdown(both, "target")
+    guided = guided if guided is None else guided[guided["half"] == "confirm"]
+    compared = [("ours", settings, guided)]
+    if set(settings[0]["method"]) & {"weights_mixbias"}:
+        on_weights = [with_rivals_on_weights(part) for part in settings]
+        compared.append(("all on weights", on_weights, None))
+    film = [as_ours(part, "ours_film") for part in settings]
+    compared.append(("all on film", film, _on_film(guided)))
+    columns = {}
+    for name, parts, of_guidance in compared:
+        table = targets(*parts, of_guidance)
+        columns |= {"asked": columns.get("asked", table["asked"])}
+        columns |= {name: table["measured"], f"{name}: met": table["met"]}
+    return to_markdown(pd.DataFrame(columns).reindex(columns["asked"].index).fillna(""), "target")
+
+
+def _on_film(guided: pd.DataFrame | None) -> pd.DataFrame | None:
+    if guided is None:
+        return None
+    names = {"film_guided": "guided", "film_unguided": "unguided"}
+    film = guided[guided["method"].isin(names)]
+    return film.assign(method=film["method"].map(names))
 
 
 def _guided(runs: pd.DataFrame | None) -> str:
@@ -222,7 +236,7 @@ def _ranks(runs: pd.DataFrame, docs: Path) -> str:
     if len(shares[known].dropna()) < MIN_RANKED:
         return ""
     p = gain_plots.critical_differences(shares[known], docs / "images" / "gain_ranks.png")
-    rivals = [m for m in ("ours_weights", "mixbias", "all_weights_mix", "refit") if m in shares]
+    rivals = [m for m in ("ours_film", "mixbias", "all_weights_mix", "refit") if m in shares]
     gain_plots.gains_of_tasks(shares, rivals, docs / "images" / "gain_tasks.png")
     return RANKS.format(n=len(shares[known].dropna()), p=p)
 

@@ -21,7 +21,8 @@ LEAST_WON = {
     "bias": 0.88,
     "cma": 0.88,
 }
-GUIDED = {"guided": "unguided", "weights_guided": "weights_unguided"}
+ON_WEIGHTS = ("loss", "balanced", "mixloss", "mixbias")  # of the ranked, those that step φ
+GUIDED = {"guided": "unguided", "film_guided": "film_unguided"}
 SIGNS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
@@ -57,7 +58,7 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
         method: _summary(part)
         | {"rank": _plain(ranks.get(method))}
         | _against(runs, part, "ours")
-        | _against(runs, part, "ours_weights")
+        | _against(runs, part, "ours_film")
         for method, part in runs.groupby("method")
         if len(part) == len(ours)
     }
@@ -80,7 +81,7 @@ def partial_summary(runs: pd.DataFrame) -> pd.DataFrame:
                 "harmed": f"{(part['gain'] < -TOLERANCE).mean():.2f}",
                 "CPU s": f"{part['cpu_seconds'].median():.2f}",
                 **_against(runs, part, "ours"),
-                **_against(runs, part, "ours_weights"),
+                **_against(runs, part, "ours_film"),
             }
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -161,6 +162,13 @@ def as_ours(runs: pd.DataFrame, name: str) -> pd.DataFrame:
     """Let one of our variants, with its guards, stand for ours."""
     names = {f"{name}{guard}": f"ours{guard}" for guard in ("", "_z0", "_z1.64")}
     kept = runs[runs["method"].isin(names) | ~runs["method"].str.startswith("ours")]
+    return kept.assign(method=kept["method"].replace(names))
+
+
+def with_rivals_on_weights(runs: pd.DataFrame) -> pd.DataFrame:
+    """Let rivals step all weights, as ours does where these are few."""
+    kept = runs[~runs["method"].isin(ON_WEIGHTS)]
+    names = {f"weights_{name}": name for name in ON_WEIGHTS}
     return kept.assign(method=kept["method"].replace(names))
 
 

@@ -21,8 +21,8 @@ TASKS = GUIDANCE_TASKS
 METHODS: dict[str, dict] = {
     "guided": {},
     "unguided": {"guidance_weight": 0.0},
-    "weights_guided": {"adapter": "weights"},
-    "weights_unguided": {"adapter": "weights", "guidance_weight": 0.0},
+    "film_guided": {"adapter": "film"},
+    "film_unguided": {"adapter": "film", "guidance_weight": 0.0},
 }
 KEY = ["task", "seed", "method"]
 ABOUT_TASK = ["dataset", "ground", "opaque", "budget", "deep", "half"]

@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.tasks import Split
 from sk_metricopt._adapted import AdaptedNet
 from sk_metricopt._skorch import NetBridge
-from sk_metricopt.adapters import FiLMAdapter
+from sk_metricopt.adapters import BaseAdapter, FiLMAdapter
 
 
 class KnownAnswers(ClassifierMixin, BaseEstimator):
@@ -49,11 +49,15 @@ class Problem:
         ``scorer(estimator, X, y)``, greater is better.
     split : Split
         The rows; the test rows are not looked at.
+    adapter : BaseAdapter, optional
+        `FiLMAdapter` if left out.
     """
 
-    def __init__(self, net: Any, scorer: Callable, split: Split):
+    def __init__(
+        self, net: Any, scorer: Callable, split: Split, adapter: BaseAdapter | None = None
+    ):
         self.bridge = NetBridge(net)
-        self.adapted = AdaptedNet(self.bridge, FiLMAdapter(), "auto", split.X_train[:8])
+        self.adapted = AdaptedNet(self.bridge, adapter or FiLMAdapter(), "auto", split.X_train[:8])
         self.scorer = scorer
         self.X_val, self.y_val = split.X_val, split.y_val
         # Both sets are encoded in one piece so that a minibatch can be drawn from their union.

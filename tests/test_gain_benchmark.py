@@ -12,7 +12,13 @@ from sklearn.frozen import FrozenEstimator
 
 from benchmarks import gain, gain_report, run
 from benchmarks.baselines import BASELINES
-from benchmarks.gain_tables import as_ours, average_ranks, budgets, targets
+from benchmarks.gain_tables import (
+    as_ours,
+    average_ranks,
+    budgets,
+    targets,
+    with_rivals_on_weights,
+)
 from benchmarks.gain_tasks import GAIN_TASKS, GUIDANCE_TASKS
 from benchmarks.metrics import SCORERS
 from benchmarks.models import train_base
@@ -20,6 +26,7 @@ from benchmarks.problem import KnownAnswers, Problem
 from benchmarks.report import duel, with_share
 from benchmarks.tasks import Split, Task, load_split
 from sk_metricopt import MetricOptFinetuner
+from sk_metricopt.adapters import WeightAdapter
 
 TASK = Task("breast_cancer", "f1", "design")
 BUDGET = 24
@@ -67,10 +74,11 @@ def test_a_baseline_says_how_its_best_point_scores(case, method):
 def test_what_counts_in_both_settings_reads_validation_labels_through_the_scorer_only(
     split, net, method
 ):
-    told = Problem(net, TASK.scorer, split)
-    blind = Problem(net, TASK.scorer, split)
+    adapter = WeightAdapter() if method.startswith("weights_") else None
+    search = BASELINES[method.removeprefix("weights_")]
+    told, blind = (Problem(net, TASK.scorer, split, adapter) for _ in range(2))
     blind.y[blind.n_train :] = 0
-    found = [BASELINES[method](problem, BUDGET, 0).scores for problem in (told, blind)]
+    found = [search(problem, BUDGET, 0).scores for problem in (told, blind)]
     assert found[0] == found[1]
 
 
@@ -196,11 +204,15 @@ def rows_of(half: str, gains: dict[str, float], budget: int = 150) -> pd.DataFra
 GAINS = {
     "ours": 0.1,
     "ours_z1.64": 0.1,
-    "ours_weights": 0.3,
-    "ours_weights_z1.64": 0.3,
+    "ours_film": 0.3,
+    "ours_film_z1.64": 0.3,
     "mixbias": 0.2,
     "mixloss": 0.05,
     "loss": -0.02,
+    "weights_mixbias": 0.4,
+    "weights_mixloss": 0.04,
+    "weights_loss": 0.03,
+    "weights_balanced": 0.02,
 }
 GAINS |= {"balanced": 0.0, "bias": 0.01, "cma_.02": 0.0, "cma_.05": 0.02, "cma_.1": 0.01}
 
@@ -218,11 +230,19 @@ def test_targets_are_held_against_what_was_measured():
 
 def test_a_variant_may_stand_for_ours():
     runs = with_share(rows_of("confirm", GAINS)).replace({"method": {"cma_.05": "cma"}})
-    table = targets(as_ours(runs, "ours_weights"), as_ours(runs, "ours_weights"), None)
+    table = targets(as_ours(runs, "ours_film"), as_ours(runs, "ours_film"), None)
     assert table.loc["average rank among seven methods", "measured"] == "1.000"
     assert table.loc["runs won against mixbias", "met"] == "yes"
     assert set(as_ours(runs, "ours")["method"]) >= {"ours", "ours_z1.64", "mixbias"}
-    assert "ours_weights" not in set(as_ours(runs, "ours")["method"])
+    assert "ours_film" not in set(as_ours(runs, "ours")["method"])
+
+
+def test_rivals_may_step_all_weights_too():
+    runs = with_share(rows_of("confirm", GAINS)).replace({"method": {"cma_.05": "cma"}})
+    table = targets(*[with_rivals_on_weights(runs)] * 2, None)
+    assert table.loc["runs won against mixbias", "measured"] == "0.000"
+    assert table.loc["runs won against loss", "measured"] == "1.000"
+    assert average_ranks(with_rivals_on_weights(runs))["mixbias"] == 1
 
 
 def test_duels_count_runs_and_tasks():
@@ -257,12 +277,17 @@ def test_the_report_is_a_page_with_plots(tmp_path):
             "gain": by,
         }
         for i in range(6)
-        for adapter in ("", "weights_")
+        for adapter in ("", "film_")
         for method, by in ((f"{adapter}guided", 0.1 + i / 100), (f"{adapter}unguided", 0.05))
     )
     page = gain_report.compose(runs, with_share(guided), tmp_path)
     assert "| ours |" in page and "cma_.05" not in page.split("## Labelled")[1]
     assert "| opaque, guided | 6 |" in page
+    won = next(line for line in page.splitlines() if line.startswith("| runs won against mixbias"))
+    assert (
+        won
+        == "| runs won against mixbias | >= 0.6 | 0.000 | **no** | 0.000 | **no** | 1.000 | yes |"
+    )
     for name in ("gain_ranks", "gain_tasks"):
         assert (tmp_path / "images" / f"{name}.png").stat().st_size > 1000
 
