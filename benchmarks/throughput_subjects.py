@@ -134,7 +134,11 @@ class Net:
         y = np.arange(200) % n_classes
         X = np.random.default_rng(1).standard_normal((200, *self.X.shape[1:]), dtype=np.float32)
         finetuner = MetricOptFinetuner(
-            FrozenEstimator(self.net), scoring="accuracy", max_observations=4, random_state=0
+            FrozenEstimator(self.net),
+            scoring="accuracy",
+            adapter="film",
+            max_observations=4,
+            random_state=0,
         ).fit(X, y)
         model = to_onnx(finetuner, X[:64], outputs=["probabilities"], adapter_input=True)
         return model.SerializeToString(), len(finetuner.adapter_params_)
