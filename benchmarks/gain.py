@@ -249,14 +249,12 @@ OURS: dict[str, Callable[[Case], Result]] = {
     for suffix, z in GUARDS.items()
 }
 ABLATIONS: dict[str, dict] = {
-    "weights_scale_.05": {"adapter": WeightAdapter(0.05)},
-    "weights_scale_.1": {"adapter": WeightAdapter(0.1)},
-    "weights_300_steps": {"adapter": "weights", "exploration": Steps(300)},
-    "weights_900_steps": {"adapter": "weights", "exploration": Steps(900)},
-    "weights_guided_twice": {"adapter": "weights", "guidance_weight": 2.0},
-    "weights_natural": {"adapter": "weights", "exploration": Natural()},
-    "weights_last_layer": {"adapter": "weights", "adapter_targets": ["4"]},
-    "film_900_steps": {"exploration": Steps(900)},
+    "scale_.1": {"adapter": WeightAdapter(0.1)},
+    "scale_.4": {"adapter": WeightAdapter(0.4)},
+    "540_steps": {"exploration": Steps(540)},
+    "1500_steps": {"exploration": Steps(1500)},
+    "natural": {"exploration": Natural()},
+    "last_layer": {"adapter_targets": ["4"]},
 }
 ON_WEIGHTS = ("loss", "balanced", "mixloss", "mixbias")
 MIXSOUP = {"exploration": MixedLoss(), "value_function": Blind(), "guidance_weight": 0.0}

@@ -85,7 +85,7 @@ class BaseExploration(ABC):
     >>> check_exploration(Balanced())
     """
 
-    n_steps: int = 540
+    n_steps: int = 900
 
     @abstractmethod
     def recipes(
