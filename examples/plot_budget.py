@@ -103,8 +103,8 @@ for k, budget in enumerate(BUDGETS):
 # Lines are means over seeds, marks are seeds; where a gain is just 0 the guard left the net as it
 # came. Validation labels may be used here, and labels say more than scores do: ten observations are
 # enough to choose among a few trajectories. More of them look closer, not further, and gain little
-# on this task. The random search knows scores only and needs eight times as many to come close. It
-# has no guard, either: with few observations it did harm.
+# on this task. The random search knows scores only and gets half as far. It has no guard, either:
+# with few observations it did harm.
 #
 # Where labels may not be used, observations are all there is, see
 # :ref:`sphx_glr_auto_examples_plot_opaque_oracle.py`.

@@ -106,13 +106,12 @@ for noise, mean in zip(NOISE, spent.mean(axis=1), strict=True):
 # Euros at each level of noise
 # ----------------------------
 # Bars are means over seeds, dots are seeds; test rows have right labels. Noise makes the net unsure
-# of everything, and the clerk reads nearly all of it. The finetuned net does best while the noisy
-# labels still teach something. Without noise it is level with training on; where most labels are
-# noise, **the clean rows alone do better** than anything that starts from the noisy net. Try that
-# first: it takes a second.
+# of everything, and the clerk reads nearly all of it. **The finetuned net does best** on average at
+# each level, also where most labels are noise. A net trained on the clean rows alone, which takes a
+# second, is next as soon as there is any noise: try that first.
 #
-# The metric matters, too. When we tried macro-F1 instead of euros (with 900 training and 200 clean
-# rows), training on with the clean rows beat finetuning at each level of noise above zero.
+# The metric matters, too. With macro-F1 instead of euros (and 900 training and 200 clean rows)
+# finetuning was ahead at 60 % noise and level with training on at less.
 
 figure, ax = plt.subplots(figsize=(8.5, 4), layout="constrained")
 looks = [("#bbbbbb", ""), ("#56b4e9", "///"), ("#e69f00", ""), ("#f0e442", "..."), ("#0072b2", "")]

@@ -95,11 +95,11 @@ for way, score in zip(ways, scores.mean(axis=0), strict=True):
 # What to do with validation rows
 # -------------------------------
 # A dot is a seed, a grey line joins what one seed came to, a bar is the mean; rivals are orange.
-# Both ways of using the net as it is are better than one half, and finetuning is little ahead of
-# the threshold. **The new net wins**: 60 eights are few, and 50 more of them teach it what no
-# threshold and no adapter can. Where rows are scarce and the net is quickly trained, train it on
-# all of them. Finetuning is for nets that are given, or for labels of training rows that cannot be
-# trusted (:ref:`sphx_glr_auto_examples_plot_noisy_labels.py`).
+# A better threshold helps, but 60 eights are few, and 50 more of them teach what no threshold can.
+# Both the finetuned net and the new one learn from them, and **seeds do not agree which of the two
+# is better**. Where a net is quickly trained, try both. Finetuning is for nets that are given, or
+# for labels of training rows that cannot be trusted
+# (:ref:`sphx_glr_auto_examples_plot_noisy_labels.py`).
 
 figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
 at = np.arange(len(ways))
