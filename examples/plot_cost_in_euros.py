@@ -107,10 +107,10 @@ for way, cost in zip(ways, spent.mean(axis=0), strict=True):
 # What each way costs
 # -------------------
 # A dot is a seed, a bar the mean; rivals are orange. **The line of numpy halves the bill**, and
-# here finetuning adds nothing to it: the guard let two nets of five pass, and on average they are no
-# better. Training labels are right, and the decision is already the best
-# one for the probabilities. Then rows are better used to train a new net. With careless training
-# labels this is otherwise, see :ref:`sphx_glr_auto_examples_plot_noisy_labels.py`.
+# here finetuning adds nothing to it: the guard let two nets of five pass, and on average they are
+# no better. Training labels are right, and the decision is already the best one for the
+# probabilities. Then rows are better used to train a new net. With careless training labels this is
+# otherwise, see :ref:`sphx_glr_auto_examples_plot_noisy_labels.py`.
 
 figure, ax = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
 at = np.arange(len(ways))

@@ -135,8 +135,8 @@ for way, (men, women) in zip(ways, scores.mean(axis=0), strict=True):
 # Small marks are seeds, large ones means. On the dashed line both groups are served alike. What
 # counts is the lower coordinate, and that is the women's. Finetuning lifts it, and the men's as
 # well: deciding at one half suited neither. **A threshold does as much**: in two runs finetuning is
-# level with it or ahead, in the third the guard let nothing pass. Most of the gap stays. A metric that asks for a high
-# worst score gets just that, and no equality.
+# level with it or ahead, in the third the guard let nothing pass. Most of the gap stays. A metric
+# that asks for a high worst score gets just that, and no equality.
 #
 # .. [1] Becker and Kohavi, "Adult", UCI Machine Learning Repository, 1996.
 

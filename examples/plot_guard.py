@@ -104,8 +104,8 @@ for name, row in zip(trained_on, range(2), strict=True):
 #
 # Where there is next to nothing to gain, three runs of eight are harmed without a guard. The guard
 # stops two of these, and with them some small gains: 120 rows cannot tell them from luck. **The one
-# run that stands out is harmed**: a guard is a rule, no proof. Where there is much to gain, all runs
-# gain, and nearly all pass. More validation rows are the remedy for either error; without them
+# run that stands out is harmed**: a guard is a rule, no proof. Where there is much to gain, all
+# runs gain, and nearly all pass. More validation rows are the remedy for either error; without them
 # ``guard_z`` is a choice of which is worse.
 
 figure, ax = plt.subplots(figsize=(7.5, 4.2), layout="constrained")

@@ -100,8 +100,8 @@ for way, score in zip(ways, scores.mean(axis=0), strict=True):
 # A dot is a seed, a grey line joins what one seed came to, a thick bar is the mean. Sixty numbers
 # from the customer are enough to win back part of what the camera lost. **Finetuning on scores is
 # level with the random search** of ten numbers, which is less work: where only scores are told, try
-# that first. Finetuning with labels gains more than three times as much: ask for labels, if only for
-# a few hundred images.
+# that first. Finetuning with labels gains more than three times as much: ask for labels, if only
+# for a few hundred images.
 
 figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
 at = np.arange(len(ways))

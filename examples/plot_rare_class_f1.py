@@ -94,8 +94,8 @@ for way, score in zip(ways, scores.mean(axis=0), strict=True):
 # %%
 # What to do with validation rows
 # -------------------------------
-# A dot is a seed, a grey line joins what one seed came to, a bar is the mean; rivals are orange.
-# A better threshold helps, but 60 eights are few, and 50 more of them teach what no threshold can.
+# A dot is a seed, a grey line joins what one seed came to, a bar is the mean; rivals are orange. A
+# better threshold helps, but 60 eights are few, and 50 more of them teach what no threshold can.
 # Both the finetuned net and the new one learn from them, and **seeds do not agree which of the two
 # is better**. Where a net is quickly trained, try both. Finetuning is for nets that are given, or
 # for labels of training rows that cannot be trusted
