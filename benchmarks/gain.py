@@ -154,14 +154,6 @@ class MixedLoss(BaseExploration):
         return [Recipe(0.5, 0.0)]
 
 
-class Steps(PortfolioExploration):
-    """The default recipes, followed for another number of steps."""
-
-    def __init__(self, n_steps: int):
-        super().__init__()
-        self.n_steps = n_steps
-
-
 class Natural(BaseExploration):
     """The default recipes without class weights."""
 
@@ -251,8 +243,8 @@ OURS: dict[str, Callable[[Case], Result]] = {
 ABLATIONS: dict[str, dict] = {
     "scale_.1": {"adapter": WeightAdapter(0.1)},
     "scale_.4": {"adapter": WeightAdapter(0.4)},
-    "540_steps": {"exploration": Steps(540)},
-    "1500_steps": {"exploration": Steps(1500)},
+    "540_steps": {"exploration": PortfolioExploration(n_steps=540)},
+    "1500_steps": {"exploration": PortfolioExploration(n_steps=1500)},
     "natural": {"exploration": Natural()},
     "last_layer": {"adapter_targets": ["4"]},
 }

@@ -42,7 +42,8 @@ HEAD = """# Gains of finetuning classifiers
 Made by `python -m benchmarks.run`, suites `gain` and `guidance`, and `python -m
 benchmarks.gain_report`; do not edit. All gains are on test rows, which neither training nor any
 observation saw. Choices were made on the design half of the tasks, which shares no data set with
-the confirm half.
+the confirm half. Earlier versions, of other adapters and shorter trajectories, had been measured on
+the confirm half before.
 
 {about}
 

@@ -82,8 +82,9 @@ def finetuned(
 ) -> tuple[MetricOptFinetuner, dict]:
     """Finetune a frozen copy of `net`; return the finetuner, and its test gain as a row."""
     started = clock()
+    # One adapter for all: "auto" is compact only where the value function reads φ.
     finetuner = MetricOptFinetuner(
-        FrozenEstimator(net), scoring=task.scorer, random_state=seed, **params
+        FrozenEstimator(net), scoring=task.scorer, adapter="film", random_state=seed, **params
     )
     finetuner.fit(split.X_train, split.y_train, X_val=split.X_val, y_val=split.y_val)
     seconds = seconds_since(started)

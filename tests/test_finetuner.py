@@ -29,6 +29,7 @@ from sk_metricopt import MetricOptFinetuner
 from sk_metricopt._candidate import Candidate
 from sk_metricopt._skorch import NetBridge
 from sk_metricopt.adapters import FiLMAdapter, WeightAdapter
+from sk_metricopt.exploration import PortfolioExploration
 from sk_metricopt.value_functions import BehaviourValueFunction
 from tests.nets import (
     CNN,
@@ -73,6 +74,21 @@ def fast(estimator=None, **params):
 
 def frozen(net=None, X=X, y=Y):
     return FrozenEstimator(trained(classifier() if net is None else net, X, y))
+
+
+# how long trajectories are -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("exploration", "n_steps"), [("auto", 900), (PortfolioExploration(n_steps=200), 200)]
+)
+def test_trajectories_are_as_long_as_the_exploration_says(exploration, n_steps):
+    finetuner = fast(
+        frozen(), exploration=exploration, observation_interval="auto", max_observations=80
+    ).fit(X, Y)
+    explored = finetuner.observations_["phase"] == "explore"
+    longest = finetuner.observations_["step"][explored].max()
+    assert abs(longest - n_steps) <= 0.1 * n_steps
 
 
 # which adapter ----------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ class PortfolioExploration(BaseExploration):
         Trajectories with random class weights where validation labels may not be used.
     spread : float, default=0.5
         Standard deviation of their log class weights.
+    n_steps : int, default=900
+        Optimizer steps of each trajectory in all. Fewer are faster, and gain less.
 
     Examples
     --------
@@ -34,9 +36,10 @@ class PortfolioExploration(BaseExploration):
     [0.0, 0.5, 1.0, 0.0]
     """
 
-    def __init__(self, n_random: int = 5, spread: float = 0.5):
+    def __init__(self, n_random: int = 5, spread: float = 0.5, n_steps: int = 900):
         self.n_random = n_random
         self.spread = spread
+        self.n_steps = n_steps
 
     def recipes(
         self,
@@ -63,6 +66,11 @@ class RetrievalExploration(BaseExploration):
     Without: training rows. One more trajectory follows the net's own criterion, where that takes
     labels it was not trained on.
 
+    Parameters
+    ----------
+    n_steps : int, default=1000
+        Optimizer steps of each trajectory in all.
+
     Examples
     --------
     >>> import numpy as np
@@ -72,7 +80,8 @@ class RetrievalExploration(BaseExploration):
     [0.1, 0.05, 0.05, None]
     """
 
-    n_steps = 1000
+    def __init__(self, n_steps: int = 1000):
+        self.n_steps = n_steps
 
     def recipes(
         self,
