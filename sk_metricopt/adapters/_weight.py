@@ -28,6 +28,16 @@ class WeightAdapter(BaseAdapter):
     FiLMAdapter : Compact, for nets of any size.
     BaseAdapter : The contract.
 
+    Notes
+    -----
+    Adapter parameters of the paper ([1]_, section 3.1) are few, since its value function reads φ.
+    The default here reads what a candidate does, for which the length of φ does not matter.
+
+    References
+    ----------
+    .. [1] Huang et al., "MetricOpt: Learning to Optimize Black-Box Evaluation Metrics",
+       CVPR 2021.
+
     Examples
     --------
     >>> import torch
