@@ -45,7 +45,7 @@ quickstart:
 bench:
 	$(PYTHON) -m benchmarks.run --suite gain --out gain.csv
 	$(PYTHON) -m benchmarks.run --suite gain --tasks confirm --settings labelled,either --budgets 25,50,500 \
-		--methods ours,ours_film,mixbias,mixloss,bias,cma_.02,cma_.05,cma_.1 --out gain.csv
+		--methods ours,mixbias,mixloss,bias,cma_.02,cma_.05,cma_.1 --out gain.csv
 	$(PYTHON) -m benchmarks.run --suite guidance --out guidance.csv
 	$(PYTHON) -m benchmarks.gain_report gain.csv guidance.csv
 

@@ -15,7 +15,6 @@ from scipy.stats import friedmanchisquare
 INK, OURS, OURS_TOO = "#555555", "#0072b2", "#56b4e9"  # Okabe and Ito's blues
 LOOKS = {
     "ours": (OURS, "o-"),
-    "ours_film": (OURS_TOO, "P-"),
     "mixbias": ("#d55e00", "s--"),
     "mixloss": ("#e69f00", "v--"),
     "bias": ("#009e73", "^:"),

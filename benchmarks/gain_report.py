@@ -36,7 +36,7 @@ BUDGET, MIN_RANKED = 150, 3
 SHOWN = ["ours", "ours_film", "weights_mixbias", "mixbias", "all_weights_mix", "weighted_refit"]
 OPAQUE_SHOWN = ["ours", "ours_unguided", "ours_film", "weights_loss", "loss", "bias", "cma", "tpe"]
 OTHERS = ["ours_film", "weights_mixbias", "all_weights_mix", "refit", "weighted_refit", "tpe"]
-CURVES = ["ours", "ours_film", "mixbias", "mixloss", "bias", "cma"]
+CURVES = ["ours", "mixbias", "mixloss", "bias", "cma"]
 HEAD = """# Gains of finetuning classifiers
 
 Made by `python -m benchmarks.run`, suites `gain` and `guidance`, and `python -m
@@ -145,7 +145,7 @@ what Nemenyi's test does not tell apart at .05. Friedman's p is {p:.2g}.
 CURVE = """## Budgets
 
 Mean gain/(best-base) over the {n} runs ({tasks} tasks of the confirm half) that have all budgets;
-labelled.
+labelled. Of what ours gains with most observations, it gains {reached} with 50 (target: 95%).
 
 ![Gain over budget](../images/gain_budgets.png)
 """
@@ -252,7 +252,9 @@ def _curves(runs: pd.DataFrame, docs: Path) -> str:
     table = means.map("{:+.3f}".format)
     table.columns = [f"B = {budget}" for budget in table.columns]
     n_tasks = wide.index.get_level_values("task").nunique()
-    return CURVE.format(n=len(wide), tasks=n_tasks) + "\n" + to_markdown(table, "method")
+    reached = f"{means.loc['ours'].get(50, float('nan')) / means.loc['ours'].iloc[-1]:.0%}"
+    head = CURVE.format(n=len(wide), tasks=n_tasks, reached=reached)
+    return head + "\n" + to_markdown(table, "method")
 
 
 def main(arguments: list[str] | None = None) -> None:
