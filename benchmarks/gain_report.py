@@ -133,11 +133,11 @@ does; then ours with the rivals' adapter.
 """
 LABELLED = """## Labelled validation rows, {labels} training labels
 
-{n_tasks} tasks, {n_seeds} seeds, B = {budget}.
+{n_tasks} tasks, {seeds}, B = {budget}.
 """
 OPAQUE = """## Opaque metric, {labels} training labels
 
-Validation labels reach the scorer and nothing else. {n_tasks} tasks, {n_seeds} seeds, B = {budget}.
+Validation labels reach the scorer and nothing else. {n_tasks} tasks, {seeds}, B = {budget}.
 """
 RANKS = """## Ranks over tasks
 
@@ -228,7 +228,7 @@ def _settings(runs: pd.DataFrame) -> list[str]:
         for labels, part in (("clean", of_setting[~noisy]), ("noisy", of_setting[noisy])):
             if part.empty:
                 continue
-            counts = {"n_tasks": part["task"].nunique(), "n_seeds": part["seed"].nunique()}
+            counts = {"n_tasks": part["task"].nunique(), "seeds": _seeds(part)}
             parts.append(head.format(labels=labels, budget=BUDGET, **counts))
             parts.append(to_markdown(summary(part), "method"))
             some = partial_summary(part)
@@ -236,6 +236,13 @@ def _settings(runs: pd.DataFrame) -> list[str]:
                 parts.append(f"Where they apply:\n\n{to_markdown(some, 'method')}")
             parts.append(f"Mean gain by task:\n\n{to_markdown(by_task(part, shown), 'task')}")
     return parts
+
+
+def _seeds(runs: pd.DataFrame) -> str:
+    """Say how many seeds the tasks have."""
+    of_task = runs.groupby("task")["seed"].nunique()
+    few, many = of_task.min(), of_task.max()
+    return f"{many} seeds" if few == many else f"{few} to {many} seeds"
 
 
 def _ranks(runs: pd.DataFrame, docs: Path) -> str:
