@@ -158,7 +158,7 @@ labelled. Of what ours gains with most observations, it gains {reached} with 50 
 GUIDED = """## Guidance on its own ground
 
 The same finetuning with guidance_weight 1 and 0, guard off, with the default adapter and with
-adapter = "film"; {n_seeds} seeds. Tasks where labels are opaque, observations few, groups or
+adapter = "film"; {seeds}. Tasks where labels are opaque, observations few, groups or
 rows weigh differently, training rows come from elsewhere, or adapters sit on all layers of a CNN.
 Errors are over data sets.
 """
@@ -214,7 +214,7 @@ def _on_film(guided: pd.DataFrame | None) -> pd.DataFrame | None:
 def _guided(runs: pd.DataFrame | None) -> str:
     if runs is None:
         return ""
-    parts = [GUIDED.format(n_seeds=runs["seed"].nunique())]
+    parts = [GUIDED.format(seeds=_seeds(runs))]
     for half, of_half in runs.groupby("half"):
         parts += [f"### {half} half", to_markdown(guidance(of_half), "ground, method")]
     return "\n\n".join(part.strip() for part in parts)
