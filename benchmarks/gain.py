@@ -20,6 +20,7 @@ from sklearn.frozen import FrozenEstimator
 
 from benchmarks import auc_losses, retraining
 from benchmarks.baselines import BASELINES
+from benchmarks.gain_tables import ON_WEIGHTS
 from benchmarks.gain_tasks import GAIN_TASKS
 from benchmarks.metrics import judges_decisions
 from benchmarks.models import train_base
@@ -248,7 +249,6 @@ ABLATIONS: dict[str, dict] = {
     "natural": {"exploration": Natural()},
     "last_layer": {"adapter_targets": ["4"]},
 }
-ON_WEIGHTS = ("loss", "balanced", "mixloss", "mixbias")
 MIXSOUP = {"exploration": MixedLoss(), "value_function": Blind(), "guidance_weight": 0.0}
 METHODS: dict[str, Callable[[Case], Result]] = {
     **{name: partial(baseline, search=search) for name, search in BASELINES.items()},

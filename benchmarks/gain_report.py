@@ -189,7 +189,7 @@ def _targets(runs: pd.DataFrame, guided: pd.DataFrame | None) -> str:
     settings = [in_setting(runs, setting) for setting in ("labelled", "opaque")]
     guided = guided if guided is None else guided[guided["half"] == "confirm"]
     compared = [("measured", settings, guided)]
-    if set(settings[0]["method"]) & {"weights_mixbias"}:
+    if "weights_mixbias" in set(settings[0]["method"]):
         on_weights = [with_rivals_on_weights(part) for part in settings]
         compared.append(("all on weights", on_weights, None))
     film = [as_ours(part, "ours_film") for part in settings]

@@ -49,7 +49,7 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
     """Finetune a torch classifier or retriever towards any metric a scorer can compute.
 
     The metric is a black box: only its values on validation rows are observed. A pre-trained net
-    gets compact adapter parameters φ; a portfolio of finetuning trajectories of φ is observed at a
+    gets adapter parameters φ; a portfolio of finetuning trajectories of φ is observed at a
     few steps each, a value function learns from these metric observations how behaviour moves the
     metric, and its gradient joins the criterion's in the trajectories that follow. The result is
     an average of winners on resamples, judged on rows they were not trained on, and is kept only if
