@@ -43,6 +43,7 @@ COLUMNS = [
     "n_scorer_calls",
     "fit_seconds",
     "cpu_seconds",
+    "machine",
     "versions",
     "commit",
 ]

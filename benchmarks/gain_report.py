@@ -171,8 +171,8 @@ def compose(gain: pd.DataFrame, guided: pd.DataFrame | None, docs: Path) -> str:
     chosen = best_cma(main[main["half"] == "design"])
     gain, main = with_cma(gain, chosen), with_cma(main, chosen)
     confirm, design = main[main["half"] == "confirm"], main[main["half"] == "design"]
-    about = {name: ", ".join(sorted(main[name].unique())) for name in ("commit", "versions")}
-    about = "Measured at {commit} with {versions}.".format(**about)
+    about = {name: _named(main[name]) for name in ("commit", "versions", "machine")}
+    about = "Measured at {commit} with {versions}; on {machine}.".format(**about)
     parts = [HEAD.format(about=about, ranked=", ".join(RANKED)), METHODS]
     parts += [TARGETS, _targets(confirm, guided)]
     parts += _settings(confirm)
@@ -182,6 +182,13 @@ def compose(gain: pd.DataFrame, guided: pd.DataFrame | None, docs: Path) -> str:
     parts.append("## The design half\n\nWhere choices were made: no evidence.")
     parts += [part.replace("## ", "### ", 1) for part in _settings(design)]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def _named(conditions: pd.Series) -> str:
+    """Return what rows were measured under; the first of them did not name their machine."""
+    return ", ".join(
+        sorted(conditions.astype(object).fillna("a machine that was not recorded").unique())
+    )
 
 
 def _targets(runs: pd.DataFrame, guided: pd.DataFrame | None) -> str:

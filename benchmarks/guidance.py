@@ -27,7 +27,8 @@ METHODS: dict[str, dict] = {
 KEY = ["task", "seed", "method"]
 ABOUT_TASK = ["dataset", "ground", "opaque", "budget", "deep", "half"]
 SCORES = ["metric", "base_score", "test_score", "gain", "val_claimed_gain", "n_observations"]
-COLUMNS = [*KEY, *ABOUT_TASK, *SCORES, "fit_seconds", "cpu_seconds", "versions", "commit"]
+COLUMNS = [*KEY, *ABOUT_TASK, *SCORES, "fit_seconds", "cpu_seconds"]
+COLUMNS += ["machine", "versions", "commit"]
 
 
 def measure(task: GuidanceTask, seed: int, methods: list[str], about: dict) -> Iterator[dict]:

@@ -6,8 +6,8 @@
     python -m benchmarks.run --suite speed --out speed.csv
 
 Suites are the modules `benchmarks.gain`, `benchmarks.guidance` and `benchmarks.speed`. The data
-folder is named by SK_METRICOPT_DATA_HOME. Rows are added to a CSV as they come, with versions and
-commit; `benchmarks.gain_report` and `benchmarks.speed_report` make pages of them.
+folder is named by SK_METRICOPT_DATA_HOME. Rows are added to a CSV as they come, with machine,
+versions and commit; `benchmarks.gain_report` and `benchmarks.speed_report` make pages of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import gain, guidance, speed
-from benchmarks.provenance import provenance
+from benchmarks.provenance import machine, provenance
 from benchmarks.rows import measure_all, measured
 from benchmarks.tasks import BUILT_IN, data_home, select_tasks
 
@@ -28,6 +28,7 @@ SETTINGS = ("labelled", "opaque", "either")
 def gain_jobs(options: argparse.Namespace, done: set) -> list[tuple]:
     """One job per task and seed, with all that is to be measured on its net."""
     methods = options.methods or list(gain.METHODS)
+    about = _about()
     jobs = []
     for seed in range(options.seeds):
         for task in select_tasks(options.tasks, gain.TASKS):
@@ -40,19 +41,20 @@ def gain_jobs(options: argparse.Namespace, done: set) -> list[tuple]:
                 and (setting, task.name, str(seed), method, str(budget)) not in done
             ]
             if wanted:
-                jobs.append((task, seed, wanted, provenance(PACKAGES)))
+                jobs.append((task, seed, wanted, about))
     return jobs
 
 
 def guidance_jobs(options: argparse.Namespace, done: set) -> list[tuple]:
     """One job per task and seed."""
     methods = options.methods or list(guidance.METHODS)
+    about = _about()
     jobs = []
     for seed in range(options.seeds):
         for task in select_tasks(options.tasks, guidance.TASKS):
             wanted = [m for m in methods if (task.name, str(seed), m) not in done]
             if wanted:
-                jobs.append((task, seed, wanted, provenance(PACKAGES)))
+                jobs.append((task, seed, wanted, about))
     return jobs
 
 
@@ -64,6 +66,10 @@ def speed_jobs(options: argparse.Namespace, done: set) -> list[tuple]:
     if unknown:
         raise ValueError(f"unknown tasks {unknown}; choose from {list(speed.TASKS)}")
     return [(name, options.repeats) for name in names if name not in known]
+
+
+def _about() -> dict[str, str]:
+    return {"machine": machine(), **provenance(PACKAGES)}
 
 
 SUITES: dict[str, tuple] = {

@@ -168,6 +168,7 @@ def test_a_run_goes_on_where_it_was(tmp_path, monkeypatch):
     rows = pd.read_csv(tmp_path / "rows.csv")
     assert rows["method"].tolist() == ["none", "bias"]
     assert rows.columns.tolist() == gain.COLUMNS
+    assert rows[["machine", "versions", "commit"]].notna().all(axis=None)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,7 @@ def rows_of(half: str, gains: dict[str, float], budget: int = 150) -> pd.DataFra
             row |= {"half": half, "base_score": 0.5, "gain": by * (1 + i / 10)}
             row |= {"test_score": 0.5 + row["gain"], "improved": by != 0, "cpu_seconds": 1.0}
             row |= {"n_scorer_calls": 150}
-            rows.append(row | {"commit": "c", "versions": "v"})
+            rows.append(row | {"commit": "c", "versions": "v", "machine": "m"})
     return pd.DataFrame(rows)
 
 
