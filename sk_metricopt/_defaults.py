@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from numbers import Integral
 
 from torch import nn
 
@@ -20,7 +21,7 @@ _FEW_WEIGHTS = 2**16  # of a net; a fit holds several hundred φ
 
 
 def adapter_of(given, module: nn.Module, compact: bool) -> BaseAdapter:
-    """Return the adapter that a parameter stands for, or itself.
+    """Return the adapter that a parameter stands for, a copy of one that is given.
 
     Parameters
     ----------
@@ -34,7 +35,7 @@ def adapter_of(given, module: nn.Module, compact: bool) -> BaseAdapter:
     if given == "auto":
         few = sum(weight.numel() for weight in module.parameters()) <= _FEW_WEIGHTS
         given = "weights" if few and not compact else "film"
-    return named[given]() if isinstance(given, str) else given
+    return named[given]() if isinstance(given, str) else copy.deepcopy(given)
 
 
 def value_function_of(given, searches: bool, warm: bool) -> BaseValueFunction:
@@ -79,7 +80,19 @@ def exploration_of(given, searches: bool) -> BaseExploration:
     given : "auto" or BaseExploration
     searches : bool
         Whether the estimator embeds.
+
+    Raises
+    ------
+    ValueError
+        If its trajectories have no length.
     """
-    if given != "auto":
-        return copy.deepcopy(given)
-    return RetrievalExploration() if searches else PortfolioExploration()
+    if given == "auto":
+        return RetrievalExploration() if searches else PortfolioExploration()
+    n_steps = given.n_steps
+    if isinstance(n_steps, bool) or not isinstance(n_steps, Integral) or n_steps < 1:
+        raise ValueError(
+            "The 'exploration' parameter of MetricOptFinetuner must have n_steps that are a whole "
+            f"number of at least 1. Got {type(given).__name__} with n_steps={n_steps!r:.200}. "
+            "Pass a number such as 900."
+        )
+    return copy.deepcopy(given)

@@ -72,8 +72,8 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         classifiers of up to 65,536 weights whose value function does not read φ, else "film".
     adapter_targets : {"auto", "all"} or list of str, default="auto"
         Host layers, by name or shell-style pattern. "all" is every layer that can host; "auto"
-        leaves out layers that feed a normalisation and all but the last stage of a convolutional
-        network, so that what comes before runs once.
+        leaves out all but the last stage of a convolutional network, so that what comes before
+        runs once, and for FiLM the layers that feed a normalisation, which can do the same.
     value_function : {"auto", "adapter"} or BaseValueFunction, default="auto"
         "auto" is `BehaviourValueFunction`, for a retriever `RetrievalValueFunction`; "adapter" is
         the paper's `AdapterValueFunction`, which reads φ.
@@ -322,11 +322,10 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
         """
         _validation.check_one_metric(self.scoring)
         _validation.check_val_pair(X_val, y_val)
-        _validation.optimizer_class(self.optimizer)
         _validation.check_callbacks(self.callbacks)
         _check_order(self.estimator)
         check_estimator_kind(self.estimator)
-        self._value_function()  # what cannot be used is not found after the net is trained
+        self._check_parts()
         for name in ("estimator_", "initial_estimator_"):  # a fit that fails leaves none
             self.__dict__.pop(name, None)
         stop, clock = Stop(self.max_time), Clock()
@@ -439,6 +438,11 @@ class MetricOptFinetuner(DelegationMixin, MetricEstimatorMixin, MetaEstimatorMix
     ) -> None:
         self.scorer_ = data.scorer
         set_finetuned(self, subject, result, observer)
+
+    def _check_parts(self) -> None:
+        """Raise where a part of the method cannot be used: not after the net is trained."""
+        self._value_function()
+        self._settings()
 
     def _value_function(self) -> BaseValueFunction:
         searches = is_retriever(self.estimator)

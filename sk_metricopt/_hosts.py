@@ -29,10 +29,10 @@ def find_hosts(
         In eval mode.
     adapter : BaseAdapter
     targets : {"auto", "all"} or list of str
-        "all": every layer of a host type that runs. "auto": of these, not the layers that feed a
-        normalisation (its own affine does the same), and in a convolutional network only the last
-        stage and what follows, so that the trunk before it runs once. A list holds layer names
-        or shell-style patterns of names.
+        "all": every layer of a host type that runs. "auto": of these, in a convolutional network
+        only from the last layer that puts out maps, so that the trunk before it runs once; and,
+        for a channelwise adapter, not the layers that feed a normalisation that is a host, whose
+        own affine does the same. A list holds layer names or shell-style patterns of names.
     example : Tensor of shape (n_rows, ...)
         A few rows of input.
     """
@@ -47,7 +47,7 @@ def find_hosts(
     if targets == "all":
         return running
     if targets == "auto":
-        useful = [name for name in running if name not in feeds_norm]
+        useful = [name for name in running if not (adapter.channelwise and name in feeds_norm)]
         stages = [name for name in useful if name in spatial]
         return useful[useful.index(stages[-1]) :] if stages else useful
     return _match_targets(running, list(targets))
@@ -80,7 +80,8 @@ def _trace_layers(
 
     def watch(name: str):
         def hook(layer: nn.Module, inputs: tuple, output) -> None:
-            if isinstance(layer, _NORM) and inputs and id(inputs[0]) in source:
+            normalises = isinstance(layer, _NORM) and isinstance(layer, adapter.host_types)
+            if normalises and inputs and id(inputs[0]) in source:
                 feeds_norm.add(source[id(inputs[0])])
             if isinstance(layer, adapter.host_types) and isinstance(output, Tensor):
                 if name not in running:

@@ -140,6 +140,7 @@ class MetricOptSession:
         )
         self._finetuner._validate_params()
         check_estimator_kind(estimator)
+        self._finetuner._check_parts()
         self._open = contextlib.ExitStack()
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(self._open.close)

@@ -381,6 +381,25 @@ def test_auto_targets_leave_out_what_feeds_a_norm_and_all_but_the_last_stage():
     assert adapt(nets.NormMLP(n_classes=3).eval(), rows_for("mlp"), "auto").hosts == ["1", "4", "7"]
 
 
+class LinearAdapter(WeightAdapter):
+    """Increments of linear layers, and of nothing that normalises."""
+
+    host_types = (nn.Linear,)
+
+
+def test_a_layer_that_feeds_a_norm_is_left_out_only_where_the_norm_can_do_the_same():
+    module, X = nets.NormMLP(n_classes=3).eval(), rows_for("mlp")
+    adapters = [FiLMAdapter(), WeightAdapter(), LinearAdapter()]
+    hosts = {
+        type(adapter).__name__: adapt(module, X, "auto", adapter).hosts for adapter in adapters
+    }
+    assert hosts["FiLMAdapter"] == ["1", "4", "7"]
+    assert hosts["WeightAdapter"] == ["0", "1", "3", "4", "7"]
+    assert hosts["LinearAdapter"] == ["0", "3", "7"]
+    cnn = adapt(nets.CNN(3).eval(), rows_for("cnn"), "auto", WeightAdapter())
+    assert cnn.hosts == ["norm2", "output"]
+
+
 @pytest.mark.parametrize(
     "targets, hosts",
     [

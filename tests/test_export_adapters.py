@@ -23,7 +23,7 @@ from sk_metricopt import EmbeddingRetriever, MetricOptFinetuner, PostShiftClassi
 from sk_metricopt._adapted import AdaptedNet
 from sk_metricopt._embedding_net import EmbeddingBridge
 from sk_metricopt._skorch import NetBridge
-from sk_metricopt.adapters import BaseAdapter
+from sk_metricopt.adapters import BaseAdapter, WeightAdapter
 from sk_metricopt.exceptions import ExportError
 from sk_metricopt.export import OnnxPredictor, to_onnx
 from tests.nets import CNN, MLP, NormMLP
@@ -351,8 +351,12 @@ def test_other_hosts_and_other_adapters_are_refused(multiclass):
         to_onnx(estimator, X, adapters={"last": last})
     shifted = copy.copy(estimator)
     shifted.adapter_ = ShiftAdapter()
-    with pytest.raises(ValueError, match="another adapter: 'ShiftAdapter', not 'WeightAdapter'"):
+    with pytest.raises(ValueError, match=r"another adapter: 'ShiftAdapter.*WeightAdapter"):
         to_onnx(estimator, X, adapters={"shifted": shifted})
+    rescaled = copy.copy(estimator)
+    rescaled.adapter_ = WeightAdapter(0.1)
+    with pytest.raises(ValueError, match=r"WeightAdapter\(scale=0.1\)', not .*scale=0.2"):
+        to_onnx(estimator, X, adapters={"rescaled": rescaled})
     changed = copy.copy(estimator).set_params(adapter_targets=["7"])
     with pytest.raises(ValueError, match="parameters where its adapter and adapter_targets ask"):
         to_onnx(changed, X, adapter_input=True)

@@ -25,7 +25,7 @@ from sklearn.utils.validation import NotFittedError, check_is_fitted
 from skorch import NeuralNetClassifier
 from torch import nn
 
-from sk_metricopt import MetricOptFinetuner
+from sk_metricopt import MetricOptFinetuner, MetricOptSession
 from sk_metricopt._candidate import Candidate
 from sk_metricopt._skorch import NetBridge
 from sk_metricopt.adapters import FiLMAdapter, WeightAdapter
@@ -91,7 +91,24 @@ def test_trajectories_are_as_long_as_the_exploration_says(exploration, n_steps):
     assert abs(longest - n_steps) <= 0.1 * n_steps
 
 
+@pytest.mark.parametrize("n_steps", [0, -5, 1.5, True, "x"])
+def test_trajectories_without_a_length_are_refused_before_the_net_is_trained(n_steps):
+    finetuner = fast(frozen(), exploration=PortfolioExploration(n_steps=n_steps))
+    message = "'exploration' parameter .* n_steps that are a whole number of at least 1"
+    with pytest.raises(ValueError, match=message):
+        finetuner.fit(X, Y)
+    with pytest.raises(ValueError, match=message):
+        MetricOptSession(frozen(), X, Y, exploration=finetuner.exploration)
+
+
 # which adapter ----------------------------------------------------------------------------------
+
+
+def test_the_adapter_of_a_fit_is_a_copy_of_the_one_given():
+    given = WeightAdapter(0.1)
+    finetuner = fast(frozen(), adapter=given, max_observations=8).fit(X, Y)
+    assert finetuner.adapter is given and finetuner.adapter_ is not given
+    assert finetuner.adapter_.scale == 0.1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Adapters: compact parameters φ that change what a frozen backbone computes."""
+"""Adapters: parameters φ that change what a frozen backbone computes."""
 
 from sk_metricopt.adapters._base import BaseAdapter
 from sk_metricopt.adapters._film import FiLMAdapter

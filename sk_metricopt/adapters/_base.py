@@ -19,6 +19,9 @@ class BaseAdapter(ABC):
     ----------
     host_types : tuple of type
         Layer types that can host the adapter.
+    channelwise : bool
+        Whether all it does to a host is to scale and shift channels: then a normalisation that
+        follows can do as well, and ``adapter_targets="auto"`` leaves the host out.
 
     See Also
     --------
@@ -42,6 +45,7 @@ class BaseAdapter(ABC):
     """
 
     host_types: tuple[type[nn.Module], ...] = ()
+    channelwise: bool = False
 
     def prepare(self, host: nn.Module) -> None:  # noqa: B027
         """Create the parameters that the adapter needs and the host lacks.

@@ -41,6 +41,7 @@ class FiLMAdapter(BaseAdapter):
     """
 
     host_types = AFFINE
+    channelwise = True
 
     def prepare(self, host: nn.Module) -> None:
         """Create the affine weight and bias that `host` was built without."""

@@ -67,7 +67,8 @@ class BaseExploration(ABC):
     Attributes
     ----------
     n_steps : int
-        Optimizer steps of each trajectory in all, where ``observation_interval="auto"``.
+        Optimizer steps of each trajectory in all, where ``observation_interval="auto"``; at least
+        5 and at most 100 between two observations, so that few observations make fewer steps.
 
     See Also
     --------

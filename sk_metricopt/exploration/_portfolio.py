@@ -25,7 +25,7 @@ class PortfolioExploration(BaseExploration):
     spread : float, default=0.5
         Standard deviation of their log class weights.
     n_steps : int, default=900
-        Optimizer steps of each trajectory in all. Fewer are faster, and gain less.
+        Optimizer steps of each trajectory in all, at most 100 between two observations.
 
     Examples
     --------
@@ -69,7 +69,7 @@ class RetrievalExploration(BaseExploration):
     Parameters
     ----------
     n_steps : int, default=1000
-        Optimizer steps of each trajectory in all.
+        Optimizer steps of each trajectory in all, at most 100 between two observations.
 
     Examples
     --------

@@ -15,6 +15,7 @@ from sklearn.pipeline import Pipeline
 from torch import nn
 
 from sk_metricopt._finetuner import MetricOptFinetuner
+from sk_metricopt._identity import described
 from sk_metricopt._retriever import EmbeddingRetriever
 from sk_metricopt._skorch import NetBridge
 from sk_metricopt.exceptions import AdapterError
@@ -262,7 +263,7 @@ def _check_like(finetuner, first, name: str) -> None:
     for what, of in (
         ("kind of output", lambda f: own_source(f).outputs),
         ("classes", lambda f: getattr(f, "classes_", np.empty(0)).tolist()),
-        ("adapter", lambda f: type(f.adapter_).__name__),
+        ("adapter", lambda f: described(f.adapter_)),
         ("decision rule", lambda f: own_source(f).properties()),
     ):
         if of(finetuner) != of(first):

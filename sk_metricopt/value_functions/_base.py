@@ -63,7 +63,8 @@ class BaseValueFunction(ABC):
     ----------
     reads_rows : bool
         Whether descriptors tell what a candidate does to rows. Such a value function can take the
-        noise of few rows out of a judged gain.
+        noise of few rows out of a judged gain. Another can only read φ, which
+        ``adapter="auto"`` then keeps short.
     n_waypoints : int
         Points between two observations of a trajectory that `learn` is shown as well.
 
