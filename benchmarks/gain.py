@@ -250,7 +250,12 @@ ABLATIONS: dict[str, dict] = {
     "natural": {"exploration": Natural()},
     "last_layer": {"adapter_targets": ["4"]},
 }
-MIXSOUP = {"exploration": MixedLoss(), "value_function": Blind(), "guidance_weight": 0.0}
+MIXSOUP = {
+    "adapter": "weights",
+    "exploration": MixedLoss(),
+    "value_function": Blind(),
+    "guidance_weight": 0.0,
+}
 METHODS: dict[str, Callable[[Case], Result]] = {
     **{name: partial(baseline, search=search) for name, search in BASELINES.items()},
     **{f"weights_{name}": partial(on_weights, search=BASELINES[name]) for name in ON_WEIGHTS},

@@ -16,6 +16,7 @@ from benchmarks.gain_tables import (
     as_ours,
     average_ranks,
     budgets,
+    reached,
     targets,
     with_rivals_on_weights,
 )
@@ -220,18 +221,46 @@ GAINS |= {"balanced": 0.0, "bias": 0.01, "cma_.02": 0.0, "cma_.05": 0.02, "cma_.
 
 def test_targets_are_held_against_what_was_measured():
     runs = with_share(rows_of("confirm", GAINS)).replace({"method": {"cma_.05": "cma"}})
-    table = targets(runs, runs, None)
+    table = targets(runs, runs, None, 0.9)
     assert table.loc["average rank among seven methods", "measured"] == "2.000"
     assert table.loc["average rank among seven methods", "met"] == "**no**"
     assert table.loc["runs won against mixbias", "measured"] == "0.000"
     assert table.loc["runs won against mixloss", "met"] == "yes"
     assert table.loc["harmed, guard_z = 1", "met"] == "yes"
+    assert table.loc["gain at B = 50, of that with most", "met"] == "**no**"
     assert average_ranks(runs)["loss"] == 7
+
+
+def test_a_lead_is_told_by_runs_tasks_and_data_sets():
+    runs = with_share(rows_of("confirm", GAINS)).replace({"method": {"cma_.05": "cma"}})
+    behind = runs[runs["task"] == "confirm0"]
+    ahead = runs[runs["task"] == "confirm1"].copy()
+    ahead.loc[ahead["method"] == "ours", "share"] += 0.4
+    twin = ahead.assign(task="confirm1, another metric")
+    both = pd.concat([behind, *(behind.assign(seed=i) for i in (1, 2, 3, 4, 5)), ahead, twin])
+    told = targets(both, both, None, None)["measured"]
+    lead = {
+        unit: float(told[f"clean: gain/(best-base) less mixbias's, mean of {unit}"])
+        for unit in ("runs", "tasks", "data sets")
+    }
+    by_task = [-0.2, 0.18, 0.18]  # of the possible gain, .5
+    assert lead["runs"] == pytest.approx(np.average(by_task, weights=[6, 1, 1]), abs=1e-3)
+    assert lead["tasks"] == pytest.approx(np.mean(by_task), abs=1e-3)
+    assert lead["data sets"] == pytest.approx((-0.2 + 0.18) / 2, abs=1e-3)
+
+
+def test_what_few_observations_reach_is_told_by_all_runs_of_ours():
+    many, few = (with_share(rows_of("confirm", GAINS, budget)) for budget in (500, 50))
+    few = few.assign(share=few["share"] * 0.9)
+    assert reached(many) is None
+    assert reached(pd.concat([many, few])) == pytest.approx(0.9)
+    lone = few[(few["method"] == "ours") | (few["task"] == "confirm0")]
+    assert reached(pd.concat([many, lone])) == pytest.approx(0.9)
 
 
 def test_a_variant_may_stand_for_ours():
     runs = with_share(rows_of("confirm", GAINS)).replace({"method": {"cma_.05": "cma"}})
-    table = targets(as_ours(runs, "ours_film"), as_ours(runs, "ours_film"), None)
+    table = targets(as_ours(runs, "ours_film"), as_ours(runs, "ours_film"), None, None)
     assert table.loc["average rank among seven methods", "measured"] == "1.000"
     assert table.loc["runs won against mixbias", "met"] == "yes"
     assert set(as_ours(runs, "ours")["method"]) >= {"ours", "ours_z1.64", "mixbias"}
@@ -240,7 +269,7 @@ def test_a_variant_may_stand_for_ours():
 
 def test_rivals_may_step_all_weights_too():
     runs = with_share(rows_of("confirm", GAINS)).replace({"method": {"cma_.05": "cma"}})
-    table = targets(*[with_rivals_on_weights(runs)] * 2, None)
+    table = targets(*[with_rivals_on_weights(runs)] * 2, None, None)
     assert table.loc["runs won against mixbias", "measured"] == "0.000"
     assert table.loc["runs won against loss", "measured"] == "1.000"
     assert average_ranks(with_rivals_on_weights(runs))["mixbias"] == 1
