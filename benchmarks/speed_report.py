@@ -41,7 +41,7 @@ OBSERVATIONS = f"""## An observation
 From φ to a score on validation rows; the scorer is accuracy in numpy. Weights and rows are random:
 neither matters to the time.
 
-- ours: as a fit does, J φ in one evaluation of the net after its frozen prefix (which is computed
+- ours: as a fit with adapter = "film" does, J φ in one evaluation of the net after its frozen prefix (which is computed
   once per fit, and here in the last column), softmax, the scorer on answers that are there
 - loop: for each φ copy the skorch net, set its weights, call the scorer on it; batch_size as skorch
   has it (128)

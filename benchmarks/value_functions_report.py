@@ -23,7 +23,8 @@ HEAD = """# Value functions, measured
 
 Made by `python -m benchmarks.value_functions_report`; see there, and
 `benchmarks/value_functions.py`, for what is measured.
-[The page on value functions](../value_functions.md) says what they are.
+[The page on value functions](../value_functions.md) says what they are. All fits have
+adapter = "film", whose φ is short enough to be read.
 
 {about}
 """
