@@ -41,8 +41,9 @@ OBSERVATIONS = f"""## An observation
 From φ to a score on validation rows; the scorer is accuracy in numpy. Weights and rows are random:
 neither matters to the time.
 
-- ours: as a fit with adapter = "film" does, J φ in one evaluation of the net after its frozen prefix (which is computed
-  once per fit, and here in the last column), softmax, the scorer on answers that are there
+- ours: as a fit with adapter = "film" does, J φ in one evaluation of the net after its frozen
+  prefix (which is computed once per fit, and here in the last column), softmax, the scorer on
+  answers that are there
 - loop: for each φ copy the skorch net, set its weights, call the scorer on it; batch_size as skorch
   has it (128)
 - bare loop: for each φ set the weights of the bare torch module, run it on some rows at a time (MLP
