@@ -70,7 +70,7 @@ def budget_curves(means: pd.DataFrame, path: Path) -> None:
     ax.set_xticks(means.columns, [f"{budget:g}" for budget in means.columns])
     ax.minorticks_off()
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False)
+    figure.legend(loc="outside upper center", ncols=len(means), frameon=False)
     save(figure, path)
 
 
