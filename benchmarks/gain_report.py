@@ -189,7 +189,7 @@ def compose(gain: pd.DataFrame, guided: pd.DataFrame | None, docs: Path) -> str:
 def _named(conditions: pd.Series) -> str:
     """Return what rows were measured under; the first of them did not name their machine."""
     known = conditions.astype(object).fillna("a machine that was not recorded")
-    return " and ".join(sorted(known.unique()))
+    return " / ".join(sorted(known.unique()))
 
 
 def _targets(runs: pd.DataFrame, guided: pd.DataFrame | None, of_budget: float | None) -> str:
