@@ -80,26 +80,25 @@ def _trace_layers(
 
     def watch(name: str):
         def hook(layer: nn.Module, inputs: tuple, output) -> None:
-            normalises = isinstance(layer, _NORM) and isinstance(layer, adapter.host_types)
-            if normalises and inputs and id(inputs[0]) in source:
-                feeds_norm.add(source[id(inputs[0])])
-            if isinstance(layer, adapter.host_types) and isinstance(output, Tensor):
-                if name not in running:
-                    running.append(name)
-                source[id(output)] = name
-                outputs.append(output)
-                conv = isinstance(layer, _CONV) or (
-                    isinstance(layer, _NORM) and inputs and source.get(id(inputs[0])) in spatial
-                )
-                if conv:
-                    spatial.add(name)
+            if not isinstance(output, Tensor):
+                return
+            if name not in running:
+                running.append(name)
+            fed_by = source.get(id(inputs[0])) if inputs else None
+            normalised = fed_by if isinstance(layer, _NORM) else None
+            if normalised is not None:
+                feeds_norm.add(normalised)
+            if isinstance(layer, _CONV) or normalised in spatial:
+                spatial.add(name)
+            source[id(output)] = name
+            outputs.append(output)
 
         return hook
 
     handles = [
         layer.register_forward_hook(watch(name))
         for name, layer in module.named_modules()
-        if isinstance(layer, (*adapter.host_types, *_NORM))
+        if isinstance(layer, adapter.host_types)
     ]
     try:
         with torch.no_grad():
